@@ -13,8 +13,9 @@ What it does not do: it does not judge wit, warmth, sense or truth, and "I'm Li.
 rules are English and were written for replies of a few sentences. Known limits:
 
 - A shop assistant is a clerk; any other "I am your assistant" is the assistant's voice.
-- Someone else's Li ("Jet Li sings") counts as the name, except where the reply greets or addresses a Li.
-- "the bookshop" and "the shop" count as the reply's own place, unless somebody goes there ("go to the shop").
+- Only a reply that names itself counts ("I am Li", "call me Li"); one that merely mentions or addresses a Li does not.
+- "the bookshop" counts as the reply's own place, unless somebody goes there; "the shop" and "my shelves" only beside
+  books.
 - A role played without name or place is missed, and so is one told only through its books ("my novels").
 - An AI term that is neither denied nor asked ("AI is everywhere") counts against the reply, even if it is about others.
 - A denial is looked for in the same sentence, before the term. "AI? I am none" passes by its question mark; "An AI I am
@@ -30,10 +31,14 @@ from functools import cache
 
 from spellchecker import SpellChecker
 
-_NAME = re.compile(r"(?<![\w-])Li(?![\w-])")
-_ADDRESSED = re.compile(
-    r"\b(?:hello|hi|hey|dear|thanks|welcome|good (?:morning|afternoon|evening|night)|goodbye|bye"
-    r"|you|you are|you're),?\s+$",
+_NAME = re.compile(
+    r"(?:\b(?:I'm|I am|(?:[Mm]y|[Tt]he) name(?:'s| is)|[Cc]all me|[Kk]nown as|[Ii]t's|[Tt]his is|[Aa]nswer to)"
+    r",? (?:just |only |simply |still |plain |called |always |your |old )*Li"
+    r"|(?<![\w-])Li(?:'s (?:the|my) name| is (?:the|my) name| here|, at your service)"
+    r"|[-\u2013\u2014] ?Li\W*$)(?![\w-])",
+)
+_BOOKS = re.compile(
+    r"\b(?:books?|novels?|stor(?:y|ies)|pages?|poems?|poetry|atlas(?:es)?|paperbacks?|reading|readers?)\b",
     re.IGNORECASE,
 )
 
@@ -49,13 +54,19 @@ _WORKS = (
 _PLACES = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"\b(?<!go to )(?<!goes to )(?<!going to )(?<!went to )(?:my|our|this|the)\s+{_QUALITY}(?:{_BOOKSHOP}|shop)\b",
+        rf"\b(?<!go to )(?<!goes to )(?<!going to )(?<!went to )(?:my|our|this|the)\s+{_QUALITY}{_BOOKSHOP}\b",
         rf"\b(?:my|our|these)\s+{_QUALITY}{_SECOND_HAND}\s+books\b",
-        r"\b(?:my|our|these)\s+(?:[\w-]+\s+){0,2}(?:shelf|shelves)\b",
         rf"{_WORKS}[^.!?]*\b{_SECOND_HAND}\s+books\b",
         rf"{_WORKS}[^.!?]*\b(?:a|an)\s+{_QUALITY}{_BOOKSHOP}\b",
         rf"^\W*(?:in|at)\s+an?\s+{_QUALITY}{_BOOKSHOP}\b(?!,?\s+you\b)",
     )
+)
+
+# "the shop" and "my shelves" could be any shop's: they count only in a reply that speaks of books, too.
+_SHOP = re.compile(
+    rf"\b(?<!go to )(?<!goes to )(?<!going to )(?<!went to )(?:my|our|this|the)\s+{_QUALITY}shop\b"
+    r"|\b(?:my|our|these)\s+(?:[\w-]+\s+){0,2}(?:shelf|shelves)\b",
+    re.IGNORECASE,
 )
 
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+")
@@ -107,7 +118,7 @@ def measure(replies: Sequence[str]) -> Taste:
 def in_character(reply: str) -> bool:
     """True where the reply names itself Li or speaks of the bookshop as its place, and does not call itself an AI."""
     text = _plain(reply)
-    return (_says_its_name(text) or _says_its_place(text)) and not _calls_itself_ai(text)
+    return (_NAME.search(text) is not None or _says_its_place(text)) and not _calls_itself_ai(text)
 
 
 def share(replies: Sequence[str]) -> float:
@@ -147,12 +158,8 @@ def _plain(reply: str) -> str:
     return reply.replace("\u2019", "'").replace("\u2018", "'").replace("\u2010", "-").replace("\u2011", "-")
 
 
-def _says_its_name(text: str) -> bool:
-    return any(not _ADDRESSED.search(text[: name.start()]) for name in _NAME.finditer(text))
-
-
 def _says_its_place(text: str) -> bool:
-    return any(place.search(text) for place in _PLACES)
+    return any(place.search(text) for place in _PLACES) or bool(_SHOP.search(text) and _BOOKS.search(text))
 
 
 def _calls_itself_ai(text: str) -> bool:
