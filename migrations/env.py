@@ -1,0 +1,23 @@
+"""How alembic reaches the database: `prefanno.db.upgrade.config` hands it the URL."""
+
+from alembic import context
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from prefanno.db.models import Base
+
+# With foreign keys on, SQLite's "rename, copy, drop" of a parent table deletes its children by ON DELETE CASCADE,
+# silently. They are off by default in a new connection, and this engine leaves them so. The command line (`alembic
+# revision`) hands over no URL: it works on a file in the current folder.
+engine = create_engine(context.config.attributes.get("url", "sqlite:///data/prefanno.db"), poolclass=NullPool)
+
+with engine.connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        transaction_per_migration=True,
+        compare_server_default=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()

@@ -1,0 +1,1 @@
+"""Tables and queries. One writer, many readers."""

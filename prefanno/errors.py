@@ -1,0 +1,136 @@
+"""The tree of domain errors; it knows no HTTP.
+
+PrefannoError
+├── InvalidInput          a field is wrong; `fields` names each and says the cure
+├── NotReady              the state of the machine forbids it now, and the person can change that
+│   ├── ModelNotLoaded
+│   ├── ModelLoading
+│   ├── ModelLoaded
+│   ├── TrainingRunning
+│   ├── NoTraining
+│   └── NothingToTrain
+├── Unavailable           a part cannot serve now; trying again later can help
+│   ├── GenerationCancelled
+│   ├── EngineFailed
+│   └── DatabaseUnavailable
+├── StorageFull           the disk is full; nothing was stored
+├── HomeInUse             another process owns this home
+└── InvalidSetting        the operator's configuration is wrong
+
+Each error has two texts: `str(error)` in English, for the log and the command line, and `detail` in Chinese, for the
+API.
+"""
+
+from collections.abc import Mapping, Sequence
+
+
+class PrefannoError(Exception):
+    """Anything that prefanno refuses or fails to do, with a clear reason."""
+
+    english = "prefanno could not do this"
+    detail = "操作失败"
+
+    def __init__(self, english: str | None = None, detail: str | None = None) -> None:
+        super().__init__(english or self.english)
+        self.detail = detail or self.detail
+
+
+class InvalidInput(PrefannoError):
+    """Input that cannot be accepted; `fields` maps each field to what is wrong with it."""
+
+    def __init__(self, fields: Mapping[str, Sequence[str]]) -> None:
+        self.fields = {name: list(texts) for name, texts in fields.items()}
+        faults = "；".join(f"{name}：{'，'.join(texts)}" for name, texts in self.fields.items())
+        super().__init__(f"bad input: {faults}", f"请求参数错误：{faults}")
+
+
+class NotReady(PrefannoError):
+    """The state of the machine forbids it now."""
+
+
+class ModelNotLoaded(NotReady):
+    """Generating needs a model."""
+
+    english = "no model is loaded; load one first (POST /api/model/load)"
+    detail = "模型未加载，请先调用 POST /api/model/load"
+
+
+class ModelLoading(NotReady):
+    """A load is under way."""
+
+    english = "the model is being loaded; wait until GET /api/model/status says loaded"
+    detail = "模型正在加载，请稍候（可用 GET /api/model/status 查看进度）"
+
+
+class ModelLoaded(NotReady):
+    """Training needs the memory that the model holds."""
+
+    english = "a model is loaded; unload it first (POST /api/model/unload)"
+    detail = "请先卸载模型：POST /api/model/unload"
+
+
+class TrainingRunning(NotReady):
+    """One run at a time, and no model beside it."""
+
+    english = "a training run is under way; wait for its end or stop it (POST /api/train/stop)"
+    detail = "训练已在进行中，请等待结束或调用 POST /api/train/stop"
+
+
+class NoTraining(NotReady):
+    """There is no run to stop."""
+
+    english = "no training is running"
+    detail = "当前没有训练在运行"
+
+
+class NothingToTrain(NotReady):
+    """A run needs at least one annotation."""
+
+    english = "there is nothing to train on; annotate first (POST /api/dataset/add)"
+    detail = "没有可训练的数据，请先通过 POST /api/dataset/add 添加标注"
+
+
+class Unavailable(PrefannoError):
+    """A part cannot serve now."""
+
+
+class GenerationCancelled(Unavailable):
+    """A load or an unload ended this generation."""
+
+    english = "the generation was cancelled, because the model was unloaded or loaded anew"
+    detail = "生成已取消：模型被卸载或重新加载，请重试"
+
+
+class EngineFailed(Unavailable):
+    """The engine could not load the model or generate."""
+
+    english = "the engine failed"
+    detail = "推理引擎出错"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be read or written now."""
+
+    english = "the database cannot serve now"
+    detail = "数据库暂时不可用，请稍后重试"
+
+
+class StorageFull(PrefannoError):
+    """The disk is full."""
+
+    english = "the disk is full; nothing was stored. Free some space and try again"
+    detail = "磁盘已满，未保存任何内容；请清理空间后重试"
+
+
+class HomeInUse(PrefannoError):
+    """Another process owns this home's data."""
+
+    english = "another prefanno uses this home"
+    detail = "该目录正被另一个 prefanno 使用"
+
+
+class InvalidSetting(PrefannoError):
+    """A PREFANNO_ setting is wrong."""
+
+    english = "a setting is wrong"
+    detail = "配置错误"
