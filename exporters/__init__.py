@@ -1,0 +1,1 @@
+"""File formats, one module each, registered under the entry point group `prefanno.exporters`."""

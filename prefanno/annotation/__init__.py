@@ -1,0 +1,1 @@
+"""What a choice means: adding, listing, exporting and importing annotations."""

@@ -1,0 +1,58 @@
+"""Files → annotations, through an exporter's reader, in one transaction: all rows of all files or none."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno import text
+from prefanno.annotation.dataset import to_annotation
+from prefanno.db import annotations
+from prefanno.db.engine import Database
+from prefanno.db.models import DEFAULT_CHARACTER, Annotation
+from prefanno.rows import Exporter, Row
+
+
+@dataclass(frozen=True)
+class Imported:
+    """How many rows were added, and how many were left out because they were there already, word for word."""
+
+    added: int
+    duplicates: int
+
+
+async def load(database: Database, exporter: Exporter, files: Iterable[Path], system_prompt: str) -> Imported:
+    """Add the rows that are not there yet. `system_prompt` is the persona of rows that name none.
+
+    Raises ValueError, naming the file and the row, before anything is stored.
+    """
+    rows = [to_annotation(row) for file in files for row in _checked(exporter, file, system_prompt)]
+
+    async def work(session: AsyncSession) -> Imported:
+        known = {_key(old) async for batch in annotations.oldest_first(session, DEFAULT_CHARACTER) for old in batch}
+        added = 0
+        for row in rows:
+            if _key(row) not in known:
+                known.add(_key(row))
+                session.add(row)
+                added += 1
+        return Imported(added, len(rows) - added)
+
+    return await database.write(work)
+
+
+def _checked(exporter: Exporter, file: Path, system_prompt: str) -> Iterator[Row]:
+    for number, row in enumerate(exporter.reading(file), 1):
+        texts = [row.human_input, row.chosen, *(turn["content"] for turn in row.context)]
+        optional = [row.system_prompt, row.chosen_thinking, row.rejected, row.rejected_thinking]
+        for content in [*texts, *filter(None, optional)]:
+            if fault := text.fault(content):
+                raise ValueError(f"{file}, row {number}: {content!r:.60} {fault}")
+        yield row if row.system_prompt else replace(row, system_prompt=system_prompt)
+
+
+def _key(row: Annotation) -> Sequence[object]:
+    context = tuple((turn["role"], turn["content"]) for turn in row.context)
+    sides = (row.chosen, row.chosen_thinking, row.rejected, row.rejected_thinking)
+    return (row.mode, row.system_prompt, context, row.human_input, *sides)
