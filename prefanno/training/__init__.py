@@ -1,0 +1,1 @@
+"""Runs: the trainer's process, its log, its adapters."""

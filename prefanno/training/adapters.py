@@ -1,0 +1,80 @@
+"""Adapters: folders `outputs/<character>-<method>-<n>`, complete or not there at all, never changed afterwards."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefanno.training.config import RunConfig
+
+NAME = re.compile(r"(?P<character>[a-z0-9_]+)-(?P<method>[a-z]+)-(?P<number>[1-9][0-9]*)")
+CARD = "prefanno.json"
+WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A complete adapter and where it comes from."""
+
+    name: str
+    number: int
+    folder: Path
+    base_model: str
+    run: int
+
+
+def newest(outputs: Path, character: str, base_model: str) -> Adapter | None:
+    """The character's newest complete adapter among those trained on this base model."""
+    fitting = [adapter for adapter in _all(outputs, character) if adapter.base_model == base_model]
+    return max(fitting, key=lambda adapter: adapter.number, default=None)
+
+
+def next_name(outputs: Path, character: str, method: str, known: Iterable[str]) -> str:
+    """`<character>-<method>-<n>`; n counts over all methods, and over earlier adapters (`known`) since deleted."""
+    names = [*known, *(folder.name for folder in outputs.iterdir())]
+    matches = [match for name in names if (match := NAME.fullmatch(name)) and match["character"] == character]
+    return f"{character}-{method}-{max((int(match['number']) for match in matches), default=0) + 1}"
+
+
+def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
+    """Give the run's adapter its name, in one rename. Raises FileNotFoundError where the run wrote none."""
+    made = folder / "adapter"
+    for name in WEIGHTS:
+        if not (made / name).is_file():
+            raise FileNotFoundError(f"train.sh ended well, but wrote no adapter/{name}")
+    card = {
+        "run": run,
+        "character": config.character,
+        "base_model": config.base_model,
+        "stages": config.stages,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    (made / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    for file in made.iterdir():
+        _sync(file)
+    _sync(made)
+    made.replace(outputs / config.adapter)
+    _sync(outputs)
+    return outputs / config.adapter
+
+
+def _all(outputs: Path, character: str) -> list[Adapter]:
+    found = []
+    for folder in outputs.iterdir():
+        match = NAME.fullmatch(folder.name)
+        if match and match["character"] == character and all((folder / name).is_file() for name in (CARD, *WEIGHTS)):
+            card = json.loads((folder / CARD).read_text())
+            found.append(Adapter(folder.name, int(match["number"]), folder, card["base_model"], card["run"]))
+    return found
+
+
+def _sync(path: Path) -> None:
+    """On the disk before the name says it is complete."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

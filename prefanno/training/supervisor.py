@@ -1,0 +1,236 @@
+"""The run under way: started, watched, stopped, and adopted after a restart of the server.
+
+    idle ──start──▶ running ──▶ succeeded | failed | stopped ──▶ idle
+
+The files in the run's folder are the truth: the log and exit.json. The watcher reads them until the keeper is gone,
+tells each follower every line, then settles the run: the adapter gets its name, the row in the database its end.
+"""
+
+import asyncio
+import errno
+import json
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.db import runs
+from prefanno.db.engine import Database
+from prefanno.db.models import Run, now
+from prefanno.errors import NoTraining, StorageFull, TrainingRunning
+from prefanno.settings import Settings
+from prefanno.training import adapters, process
+from prefanno.training.config import RunConfig
+from prefanno.training.log import Line, RunLog
+
+TICK_S = 0.1
+KEEPER_START_S = 10.0  # a keeper that has not written run.json by then never started
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Status:
+    """A change of `running`; followers get it in its place among the lines."""
+
+    running: bool
+
+
+Follower = Callable[[Line | Status], None]
+
+
+class Supervisor:
+    """At most one run at a time. `adopt` comes first, `close` last; a run outlives `close`."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings, self._database = settings, database
+        self._watcher: asyncio.Task[None] | None = None
+        self._followers: set[Follower] = set()
+        self._starting = asyncio.Lock()
+        self.running = False
+        self.last_run: Run | None = None
+        self.log = RunLog(Path())
+
+    async def adopt(self) -> None:
+        """Take up the last run where the server before this one left it."""
+        async with self._database.read() as session:
+            self.last_run = await runs.latest(session)
+        if self.last_run is not None:
+            self.log = RunLog(self._folder(self.last_run.id))
+            if self.last_run.state == "running":
+                self.running = True
+                self._watch(self.last_run)
+            else:
+                await asyncio.to_thread(self.log.poll, final=True)
+
+    async def start(self, config: RunConfig, data: Iterable[Path]) -> Run:
+        """Start a run on copies of the data files. Raises TrainingRunning, StorageFull."""
+        if self.running:
+            raise TrainingRunning
+        self.running = True
+        async with self._starting:
+            try:
+                run = await self._database.write(lambda session: _insert(session, config))
+            except BaseException:
+                self.running = False
+                raise
+            self.last_run, self.log = run, RunLog(self._folder(run.id))
+            try:
+                await asyncio.to_thread(_prepare, self._folder(run.id), config, list(data))
+                await self._spawn(self._folder(run.id))
+            except OSError as error:
+                await self._settled({"state": "failed", "exit_code": None, "reason": f"could not start: {error}"})
+                raise StorageFull if error.errno == errno.ENOSPC else error from error
+            self._tell(Status(running=True))
+            self._watch(run)
+            return run
+
+    async def stop(self) -> None:
+        """End the run; returns when no process of it is alive. Raises NoTraining."""
+        async with self._starting:
+            if not self.running or self._watcher is None or self.last_run is None:
+                raise NoTraining
+            keeper = await self._keeper(self._folder(self.last_run.id))
+        if keeper:
+            process.terminate(keeper)
+        await asyncio.shield(self._watcher)
+
+    def follow(self, follower: Follower) -> tuple[list[Line], bool]:
+        """Call `follower` with all news from now on; return the lines until now, and whether a run is under way."""
+        self._followers.add(follower)
+        return list(self.log.lines), self.running
+
+    def leave(self, follower: Follower) -> None:
+        """Follow no longer."""
+        self._followers.discard(follower)
+
+    async def wait(self) -> None:
+        """Until the run under way has been settled."""
+        if self._watcher is not None:
+            await asyncio.shield(self._watcher)
+
+    async def close(self) -> None:
+        """Stop watching; a run under way goes on and is adopted at the next start."""
+        if self._watcher is not None and not self._watcher.done():
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            if self.running and self.last_run is not None:
+                log.warning("run %d goes on; it is taken up at the next start", self.last_run.id)
+
+    def _folder(self, run: int) -> Path:
+        return self._settings.runs / str(run)
+
+    async def _spawn(self, folder: Path) -> None:
+        with (folder / "keeper.log").open("wb") as output:
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "prefanno.training.keeper", str(train_script(self._settings))),
+                cwd=folder,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    async def _keeper(self, folder: Path) -> process.Identity | None:
+        """Who keeps the run; None where it never came up."""
+        deadline = time.monotonic() + KEEPER_START_S
+        while not (folder / "run.json").exists():
+            if time.monotonic() > deadline:
+                return None
+            await asyncio.sleep(TICK_S)
+        identity: process.Identity = json.loads((folder / "run.json").read_text())
+        return identity
+
+    def _watch(self, run: Run) -> None:
+        self._watcher = asyncio.create_task(self._follow_run(run), name=f"run {run.id}")
+
+    async def _follow_run(self, run: Run) -> None:
+        folder = self._folder(run.id)
+        keeper = await self._keeper(folder)
+        while keeper is not None and await asyncio.to_thread(process.alive, keeper):
+            await self._publish_lines()
+            await asyncio.sleep(TICK_S)
+        await self._publish_lines(final=True)
+        await self._settled(await asyncio.to_thread(self._outcome, folder))
+
+    async def _settled(self, outcome: dict[str, Any]) -> None:
+        """Write down how the run ended; only then is there room for the next."""
+        assert self.last_run is not None  # noqa: S101 - a run is under way
+        run_id = self.last_run.id
+        try:
+            self.last_run = await self._database.write(lambda session: _end(session, run_id, outcome))
+        finally:
+            self.running = False
+            self._tell(Status(running=False))
+
+    async def _publish_lines(self, final: bool = False) -> None:
+        for line in await asyncio.to_thread(self.log.poll, final):
+            self._tell(line)
+
+    def _tell(self, news: Line | Status) -> None:
+        for follower in list(self._followers):
+            follower(news)
+
+    def _outcome(self, folder: Path) -> dict[str, Any]:
+        """How the run ended; the adapter of one that ended well gets its name here."""
+        outcome = _outcome(folder, self.log)
+        if outcome["state"] == "succeeded":
+            config = RunConfig(**json.loads((folder / "config.json").read_text()))
+            try:
+                adapters.publish(int(folder.name), folder, self._settings.outputs, config)
+            except OSError as error:
+                outcome |= {"state": "failed", "reason": str(error)}
+        return outcome
+
+
+def train_script(settings: Settings) -> Path:
+    """The operator's script, else the one that comes with prefanno."""
+    return Path(settings.train_script or str(files("prefanno") / "train.sh")).expanduser().absolute()
+
+
+def _prepare(folder: Path, config: RunConfig, data: list[Path]) -> None:
+    (folder / "data").mkdir(parents=True)
+    for file in data:
+        shutil.copy(file, folder / "data")
+    (folder / "config.json").write_text(json.dumps(asdict(config), ensure_ascii=False, indent=2) + "\n")
+
+
+def _outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:
+    """State, exit code and reason, from exit.json and the log's last words."""
+    try:
+        ended = json.loads((folder / "exit.json").read_text())
+    except FileNotFoundError:
+        last_words = (
+            (folder / "keeper.log").read_text(errors="replace").strip() if (folder / "keeper.log").exists() else ""
+        )
+        reason = "the run's keeper was killed or could not start" + (f": {last_words[-500:]}" if last_words else "")
+        return {"state": "failed", "exit_code": None, "reason": reason}
+    if ended["stopped"]:
+        return {"state": "stopped", "exit_code": ended["exit_code"], "reason": "stopped on request"}
+    if ended["exit_code"] == 0 and not ended["error"]:
+        return {"state": "succeeded", "exit_code": 0, "reason": None}
+    last_line = next((line.message for line in reversed(run_log.lines) if line.message.strip()), "it printed nothing")
+    reason = ended["error"] or f"train.sh ended with exit code {ended['exit_code']}: {last_line}"
+    return {"state": "failed", "exit_code": ended["exit_code"], "reason": reason[:2000]}
+
+
+async def _insert(session: AsyncSession, config: RunConfig) -> Run:
+    run = Run(character=config.character, base_model=config.base_model, adapter=config.adapter)
+    session.add(run)
+    await session.flush()
+    return run
+
+
+async def _end(session: AsyncSession, run_id: int, outcome: dict[str, Any]) -> Run:
+    run = await session.get_one(Run, run_id)
+    run.ended_at = now()
+    for name, value in outcome.items():
+        setattr(run, name, value)
+    return run

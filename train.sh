@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Trains one adapter. It is yours to change: prefanno starts it in the run's folder, without arguments.
+#
+#   config.json        in:  base model, stages, hyperparameters, seed
+#   data/*.json        in:  the exported choices
+#   adapter/           out: the adapter, as peft saves it
+#   metrics.jsonl      out: one JSON object for each logging step
+#
+# What it prints becomes the run's log. Exit code 0 publishes adapter/; anything else, and the run has failed.
+set -euo pipefail
+
+export PYTHONUNBUFFERED=1
+exec "${PYTHON:-python3}" -P -m prefanno.training.recipe config.json
