@@ -1,0 +1,65 @@
+"""The application: its parts, brought up in order and torn down in reverse."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp_cors
+from aiohttp import WSCloseCode, web
+
+from prefanno.db.engine import Database
+from prefanno.generation.engine import Engine
+from prefanno.keys import LOOP, SOCKETS
+from prefanno.loop import Loop
+from prefanno.settings import Settings
+from prefanno.training.supervisor import Supervisor
+from prefanno.web.body import MAX_BYTES
+from prefanno.web.middlewares import one_error_shape, walls
+from prefanno.web.routes import ROUTES
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The server, for a home that is owned and whose database has the newest schema."""
+    app = web.Application(middlewares=[one_error_shape, walls(settings)], client_max_size=MAX_BYTES)
+    app[SOCKETS] = set()
+
+    async def stations(app: web.Application) -> AsyncIterator[None]:
+        async with opened(settings) as loop:
+            app[LOOP] = loop
+            yield
+
+    app.cleanup_ctx.append(stations)
+    app.on_shutdown.append(_close_sockets)
+    app.add_routes(ROUTES)
+    _allow_origins(app, settings.cors_origins)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Loop]:
+    """The stations of the loop, ready; also for the command line, without a server."""
+    async with Database.open(settings.database) as database:
+        engine, training = Engine(settings), Supervisor(settings, database)
+        try:
+            await training.adopt()
+            yield Loop(settings, database, engine, training)
+        finally:
+            await training.close()
+            await engine.close()
+
+
+async def _close_sockets(app: web.Application) -> None:
+    """An open WebSocket would keep the server alive for a minute after it was told to end."""
+    sockets = app[SOCKETS]
+    for socket in list(sockets):
+        await socket.close(code=WSCloseCode.GOING_AWAY)
+
+
+def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:
+    """CORS for the listed origins, on every route but the WebSocket's, which browsers do not ask for."""
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
+        allow_headers=("Content-Type",), expose_headers="*", max_age=600
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        if route.method != "HEAD" and not str(route.resource).endswith("/ws/train/logs>"):
+            cors.add(route)

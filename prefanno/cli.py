@@ -1,0 +1,123 @@
+"""The command line: each command is a few lines over one call."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from prefanno import __version__, home, persona, settings
+from prefanno.db import upgrade
+from prefanno.errors import PrefannoError
+
+
+def main() -> None:
+    """Run the command; an error that prefanno knows is one line, not a traceback."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (PrefannoError, ValueError) as error:
+        sys.exit(f"prefanno: {error}")
+
+
+@click.group(epilog="Settings: " + "; ".join(f"{name} ({text})" for name, _, text in settings.describe()))
+@click.version_option(__version__)
+def cli() -> None:
+    """Turn taste into a model: generate, choose, train, reload, on one machine."""
+
+
+@cli.command()
+def serve() -> None:
+    """Start the server on http://localhost:8000."""
+    from prefanno import server
+
+    server.serve(settings.read())
+
+
+@cli.command("export")
+@click.option("--format", "form", default="sharegpt", show_default=True, help="An installed exporter.")
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: the home's data/.")
+def export_command(form: str, to: Path | None) -> None:
+    """Write the annotations to files, from one snapshot; works while the server runs."""
+    from prefanno.annotation.export import export
+    from prefanno.db.engine import Database
+    from prefanno.rows import exporter
+
+    current = settings.read()
+    if upgrade.revision(current.database) != upgrade.HEAD:
+        raise click.ClickException(f"no up-to-date database in {current.data}; run `prefanno db upgrade` first")
+
+    async def run() -> dict[Path, int]:
+        async with Database.open(current.database) as database:
+            return await export(database, exporter(form), to or current.data)
+
+    for path, count in asyncio.run(run()).items():
+        click.echo(f"{count} rows in {path}")
+
+
+@cli.command("import")
+@click.option("--format", "form", default="sharegpt", show_default=True, help="An installed exporter that can read.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def import_command(form: str, files: tuple[Path, ...]) -> None:
+    """Add the annotations of these FILES, all or none; those already there, word for word, are left out."""
+    from prefanno.annotation import imports
+    from prefanno.db.engine import Database
+    from prefanno.rows import exporter
+
+    async def run(current: settings.Settings) -> imports.Imported:
+        async with Database.open(current.database) as database:
+            return await imports.load(database, exporter(form), files, persona.default(current))
+
+    with _owned() as current:
+        result = asyncio.run(run(current))
+    click.echo(f"{result.added} annotations added, {result.duplicates} were there already")
+
+
+@cli.group()
+def db() -> None:
+    """The database."""
+
+
+@db.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the database to the newest schema."""
+    current = settings.read()
+    with home.owned(current):
+        changed = upgrade.upgrade(current.database)
+    click.echo(f"{current.database}: {'upgraded to' if changed else 'is at'} schema {upgrade.HEAD}")
+
+
+@cli.command()
+def train() -> None:
+    """Train on all annotations, without a server; Ctrl-C stops the run."""
+    from prefanno import terminal
+
+    with _owned() as current:
+        sys.exit(asyncio.run(terminal.train(current)))
+
+
+@cli.command()
+def doctor() -> None:
+    """Check this machine and this home, and say what to mend."""
+    from prefanno import checks
+
+    failed = False
+    for check in checks.run(settings.read()):
+        failed = failed or not check.ok
+        click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}")
+    sys.exit(1 if failed else 0)
+
+
+@contextlib.contextmanager
+def _owned() -> Iterator[settings.Settings]:
+    """The settings, with the home owned and its database at the newest schema."""
+    current = settings.read()
+    with home.owned(current):
+        upgrade.upgrade(current.database)
+        yield current

@@ -1,0 +1,1 @@
+"""HTTP and WebSocket: parse, one call, one reply. No rules, no SQL, no torch."""

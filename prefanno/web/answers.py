@@ -1,0 +1,193 @@
+"""The schemas of answers, for the OpenAPI document; the contract tests hold the real answers to them.
+
+An answer may grow fields; these never go away or change their type.
+"""
+
+from marshmallow import INCLUDE, Schema, fields
+
+from prefanno.web.schemas import LoadSchema, TurnSchema
+
+
+class Answer(Schema):
+    """Fields may be added to any answer."""
+
+    class Meta:
+        """An explicit setting, which OpenAPI shows as `additionalProperties: true`."""
+
+        unknown = INCLUDE
+
+
+class Failure(Answer):
+    """Every error; `errors` where fields are at fault, `incident` where prefanno itself is."""
+
+    detail = fields.String(required=True)
+    errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
+    incident = fields.String()
+
+
+class Done(Answer):
+    """A command succeeded."""
+
+    status = fields.String(required=True, metadata={"enum": ["success"]})
+    message = fields.String(required=True)
+
+
+class Health(Answer):
+    """How the server is; 200 as soon as it accepts connections."""
+
+    status = fields.String(required=True, metadata={"enum": ["ok", "degraded"]})
+    reason = fields.String(allow_none=True)
+    version = fields.String(required=True)
+    database = fields.String(required=True)
+    engine = fields.String(required=True)
+    training = fields.String(required=True)
+
+
+class LoadedData(Answer):
+    """What was loaded."""
+
+    adapter_path = fields.String(required=True, allow_none=True)
+    config = fields.Nested(LoadSchema, required=True)
+
+
+class Loaded(Done):
+    """The answer of a load."""
+
+    data = fields.Nested(LoadedData, required=True)
+
+
+class Gpu(Answer):
+    """One GPU's memory, in gigabytes."""
+
+    name = fields.String(required=True)
+    memory_allocated_gb = fields.Float(required=True)
+    memory_reserved_gb = fields.Float(required=True)
+
+
+class ModelStatusData(Answer):
+    """The engine's state."""
+
+    model_loaded = fields.Boolean(required=True)
+    model_loading = fields.Boolean(required=True)
+    config = fields.Nested(LoadSchema, required=True, allow_none=True)
+    gpu_info = fields.Dict(keys=fields.String(), values=fields.Nested(Gpu), required=True)
+    base_model = fields.String(required=True)
+    adapter = fields.String(required=True, allow_none=True)
+    device = fields.String(required=True, allow_none=True)
+    context_length = fields.Integer(required=True, allow_none=True)
+
+
+class ModelStatus(Done):
+    """`message` is loaded, loading or unloaded."""
+
+    data = fields.Nested(ModelStatusData, required=True)
+
+
+class Candidate(Answer):
+    """One candidate; `thinking` is absent when thinking is disabled or hidden."""
+
+    id = fields.Integer(required=True)
+    thinking = fields.String()
+    content = fields.String(required=True)
+
+
+class Generated(Answer):
+    """Exactly `num_responses` candidates."""
+
+    responses = fields.List(fields.Nested(Candidate), required=True)
+    generation_id = fields.String(required=True)
+    seed = fields.Integer(required=True)
+
+
+class AddedData(Answer):
+    """The dataset after an add."""
+
+    total = fields.Integer(required=True)
+    file = fields.String(required=True)
+
+
+class Added(Done):
+    """The answer of an add."""
+
+    data = fields.Nested(AddedData, required=True)
+
+
+class DatasetSize(Answer):
+    """One dataset: the file it is exported to, and its size."""
+
+    file = fields.String(required=True)
+    count = fields.Integer(required=True)
+
+
+class StatsData(Answer):
+    """Both datasets."""
+
+    preference = fields.Nested(DatasetSize, required=True)
+    roleplay = fields.Nested(DatasetSize, required=True)
+
+
+class Stats(Done):
+    """The answer of stats."""
+
+    data = fields.Nested(StatsData, required=True)
+
+
+class Item(Answer):
+    """One annotation."""
+
+    id = fields.Integer(required=True)
+    mode = fields.String(required=True)
+    human_input = fields.String(required=True)
+    chosen = fields.String(required=True)
+    chosen_thinking = fields.String(required=True, allow_none=True)
+    rejected = fields.String(required=True, allow_none=True)
+    rejected_thinking = fields.String(required=True, allow_none=True)
+    context = fields.List(fields.Nested(TurnSchema), required=True)
+    created_at = fields.String(required=True)
+
+
+class ItemsData(Answer):
+    """The newest annotations and how many there are in all."""
+
+    total = fields.Integer(required=True)
+    items = fields.List(fields.Nested(Item), required=True)
+
+
+class Items(Done):
+    """The answer of list."""
+
+    data = fields.Nested(ItemsData, required=True)
+
+
+class LogLine(Answer):
+    """One line of a run's log; `time` is local, in seconds."""
+
+    time = fields.String(required=True)
+    message = fields.String(required=True)
+
+
+class LastRun(Answer):
+    """The run under way or the last one; times are UTC."""
+
+    id = fields.Integer(required=True)
+    state = fields.String(required=True, metadata={"enum": ["running", "succeeded", "failed", "stopped"]})
+    started = fields.String(required=True)
+    ended = fields.String(required=True, allow_none=True)
+    exit_code = fields.Integer(required=True, allow_none=True)
+    reason = fields.String(required=True, allow_none=True)
+    adapter = fields.String(required=True, allow_none=True)
+
+
+class TrainStatusData(Answer):
+    """The trainer's state and its last 50 lines."""
+
+    running = fields.Boolean(required=True)
+    log_count = fields.Integer(required=True)
+    recent_logs = fields.List(fields.Nested(LogLine), required=True)
+    last_run = fields.Nested(LastRun, required=True, allow_none=True)
+
+
+class TrainStatus(Done):
+    """`message` is running or idle."""
+
+    data = fields.Nested(TrainStatusData, required=True)

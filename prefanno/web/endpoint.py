@@ -1,0 +1,70 @@
+"""An endpoint: a handler with what validates its input and what describes it, in one place.
+
+    @endpoint("Load the model", body=LoadSchema, body_required=False, answer=answers.Loaded)
+    async def load(request, body): ...
+
+The handler gets the validated body or query; `openapi.py` reads the same declaration.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+
+from aiohttp import web
+from marshmallow import Schema
+
+from prefanno.web import body as bodies
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SPEC = "__endpoint__"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the OpenAPI document says of an endpoint; `failures` are the statuses it can end in beside 200."""
+
+    summary: str
+    answer: type[Schema] | None
+    body: type[Schema] | None
+    body_required: bool
+    query: type[Schema] | None
+    failures: tuple[int, ...]
+
+
+def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
+    summary: str,
+    *,
+    answer: type[Schema] | None = None,
+    body: type[Schema] | None = None,
+    body_required: bool = True,
+    query: type[Schema] | None = None,
+    failures: tuple[int, ...] = (),
+) -> Callable[[Callable[..., Awaitable[web.StreamResponse]]], Handler]:
+    """Declare a handler that takes the request and, where there is a schema, the validated body or query."""
+
+    def declare(handler: Callable[..., Awaitable[web.StreamResponse]]) -> Handler:
+        @wraps(handler)
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if body is not None:
+                return await handler(request, await bodies.read(request, body(), body_required))
+            if query is not None:
+                return await handler(request, bodies.validated(query(), dict(request.query)))
+            return await handler(request)
+
+        setattr(handle, SPEC, Spec(summary, answer, body, body_required, query, failures))
+        return handle
+
+    return declare
+
+
+def reply(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """JSON in UTF-8, readable as it is."""
+    text = json.dumps(content, ensure_ascii=False)
+    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
+
+
+def done(message: str, data: object = None) -> web.Response:
+    """The envelope of a command that succeeded; `data` is absent where there is none."""
+    content: dict[str, object] = {"status": "success", "message": message}
+    return reply(content if data is None else content | {"data": data})

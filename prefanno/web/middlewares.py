@@ -1,0 +1,107 @@
+"""The one place that makes errors, and the walls around all routes: Host and Origin.
+
+A foreign page cannot reach the API by DNS rebinding (Host), by a cross-site request or by a WebSocket (Origin): both
+are checked on every request, before anything else is read.
+"""
+
+import errno
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from yarl import URL
+
+from prefanno import errors
+from prefanno.settings import Settings
+from prefanno.web.endpoint import reply
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+STATUSES: dict[type[errors.PrefannoError], int] = {
+    errors.InvalidInput: 400,
+    errors.NotReady: 400,
+    errors.Unavailable: 503,
+    errors.StorageFull: 507,
+}
+
+TEXTS = {
+    400: "请求参数错误",
+    403: "拒绝访问：来源（Origin）不在允许列表中；可通过 PREFANNO_CORS_ORIGINS 添加",
+    404: "未找到：没有这个地址，可用接口见 /docs",
+    405: "请求方法不允许",
+    413: "请求体过大，上限为 1 MiB",
+    415: "请求体必须是 application/json",
+    421: "拒绝访问：Host 不在允许列表中；可通过 PREFANNO_ALLOWED_HOSTS 添加",
+    426: "请使用 WebSocket 连接",
+}
+
+
+class HTTPForeignHost(web.HTTPClientError):
+    """421 Misdirected Request, which aiohttp has no class for with a plain constructor."""
+
+    status_code = 421
+
+
+@web.middleware
+async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception into `{"detail": …}`, with `errors` for fields at fault and an incident id for a bug."""
+    try:
+        return await handler(request)
+    except errors.PrefannoError as error:
+        return _failure(error)
+    except web.HTTPException as error:
+        if not isinstance(error, web.HTTPError):
+            raise
+        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        text = TEXTS.get(error.status, f"请求失败（{error.status}）")
+        return reply({"detail": text}, error.status, allow)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _failure(errors.StorageFull())
+        incident = secrets.token_hex(4)
+        log.exception("incident %s in %s %s", incident, request.method, request.path)
+        detail = f"服务器内部错误，请查看日志中的事件 {incident}"
+        return reply({"detail": detail, "incident": incident}, 500)
+
+
+def walls(settings: Settings) -> Middleware:
+    """Refuse a foreign Host (421) and a foreign Origin (403)."""
+    names = OWN_NAMES | {name.lower() for name in settings.allowed_hosts}
+
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.headers.get("Host", "")
+        if _host_name(host) not in names:
+            raise HTTPForeignHost
+        origin = request.headers.get("Origin")
+        if origin is not None and origin not in (f"http://{host}", *settings.cors_origins):
+            raise web.HTTPForbidden
+        return await handler(request)
+
+    return check
+
+
+def _host_name(host: str) -> str | None:
+    """The name in a Host header, without its port; None where it is none."""
+    try:
+        url = URL(f"http://{host}")
+        return url.host.lower() if url.host and url.authority.lower() == host.lower() and not url.user else None
+    except ValueError:
+        return None
+
+
+def _failure(error: errors.PrefannoError) -> web.Response:
+    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), None)
+    if status is None:
+        raise error
+    content: dict[str, object] = {"detail": error.detail}
+    if isinstance(error, errors.InvalidInput):
+        content["errors"] = error.fields
+    if not isinstance(error, errors.InvalidInput | errors.NotReady):
+        log.warning("%s", error)
+    return reply(content, status)

@@ -1,0 +1,50 @@
+"""Loading, unloading, and what is loaded."""
+
+from dataclasses import asdict
+from typing import Any
+
+from aiohttp import web
+
+from prefanno import persona
+from prefanno.generation.config import GenerationConfig
+from prefanno.generation.model import gpu_memory
+from prefanno.keys import LOOP
+from prefanno.web import answers
+from prefanno.web.endpoint import done, endpoint
+from prefanno.web.schemas import LoadSchema, Nothing
+
+
+@endpoint("Load the model", body=LoadSchema, body_required=False, answer=answers.Loaded, failures=(503,))
+async def load(request: web.Request, body: dict[str, Any]) -> web.Response:
+    """Load with these settings; a field left out has its default, also on a second load."""
+    loop = request.app[LOOP]
+    loaded = await loop.load(GenerationConfig(**{"system_prompt": persona.default(loop.settings)} | body))
+    message = f"模型加载成功，使用adapter: {loaded.adapter}" if loaded.adapter else "模型加载成功，未使用adapter"
+    return done(message, {"adapter_path": loaded.adapter, "config": asdict(loaded.config)})
+
+
+@endpoint("Unload the model", body=Nothing, body_required=False, answer=answers.Done)
+async def unload(request: web.Request, _body: dict[str, Any]) -> web.Response:
+    """Free the model's memory; also a success with nothing loaded."""
+    await request.app[LOOP].engine.unload()
+    return done("模型已卸载，显存已释放")
+
+
+@endpoint("What is loaded", answer=answers.ModelStatus)
+async def status(request: web.Request) -> web.Response:
+    """The engine's state, its settings and the GPU's memory."""
+    loop = request.app[LOOP]
+    state, loaded = loop.engine.state, loop.engine.loaded
+    return done(
+        state,
+        {
+            "model_loaded": state == "loaded",
+            "model_loading": state == "loading",
+            "config": asdict(loaded.config) if loaded else None,
+            "gpu_info": gpu_memory(),
+            "base_model": loop.settings.model,
+            "adapter": loaded.adapter if loaded else None,
+            "device": loaded.device if loaded else None,
+            "context_length": loaded.context_length if loaded else None,
+        },
+    )

@@ -1,0 +1,68 @@
+"""The OpenAPI 3.1 document, made from the endpoints' declarations: what validates also describes."""
+
+from functools import cache
+from typing import Any
+
+from aiohttp import web
+from marshmallow import Schema
+
+from prefanno import __version__
+from prefanno.web import answers
+from prefanno.web.endpoint import SPEC, Spec
+
+REFUSALS = {
+    400: "请求参数错误，或当前状态不允许",
+    403: "来源（Origin）不允许",
+    413: "请求体过大",
+    415: "请求体不是 application/json",
+    421: "Host 不允许",
+    500: "内部错误，带事件编号",
+    503: "推理引擎或数据库暂时不可用",
+    507: "磁盘已满，未保存任何内容",
+}
+
+
+@cache
+def document(application: web.Application) -> dict[str, Any]:
+    """The document of this application's routes."""
+    # apispec is imported with the first request for the document: /health need not wait for it.
+    from apispec import APISpec
+    from apispec.ext.marshmallow import MarshmallowPlugin
+
+    spec = APISpec(
+        title="prefanno",
+        version=__version__,
+        openapi_version="3.1.0",
+        plugins=[MarshmallowPlugin(schema_name_resolver=_name)],
+    )
+    for route in application.router.routes():
+        declared: Spec | None = getattr(route.handler, SPEC, None)
+        if declared is not None and route.resource is not None and route.method in ("GET", "POST"):
+            operation = {route.method.lower(): _operation(declared, route.resource.canonical)}
+            spec.path(path=route.resource.canonical, operations=operation)
+    return spec.to_dict()
+
+
+def _operation(declared: Spec, path: str) -> dict[str, Any]:
+    # Every GET is answered by HEAD, too, but only by aiohttp's own routing; the document names what clients call.
+    statuses = {403, 421, 500, *declared.failures}
+    operation: dict[str, Any] = {"summary": declared.summary, "operationId": path.strip("/").replace("/", "_")}
+    if declared.body is not None:
+        statuses |= {400, 413, 415}
+        operation["requestBody"] = {"required": declared.body_required, **_json(declared.body)}
+    if declared.query is not None:
+        statuses |= {400}
+        operation["parameters"] = [{"in": "query", "schema": declared.query}]
+    answer = _json(declared.answer) if declared.answer else {}
+    failures = {str(status): {"description": REFUSALS[status], **_json(answers.Failure)} for status in sorted(statuses)}
+    operation["responses"] = {"200": {"description": "成功", **answer}, **failures}
+    return operation
+
+
+def _json(schema: type[Schema]) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema}}}
+
+
+def _name(schema: Any) -> str:
+    kind = schema if isinstance(schema, type) else type(schema)
+    return str(kind.__name__).removesuffix("Schema")

@@ -1,0 +1,126 @@
+"""Starting, stopping and watching a run."""
+
+import asyncio
+import contextlib
+from dataclasses import asdict
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from prefanno.db.models import Run
+from prefanno.keys import LOOP, SOCKETS
+from prefanno.training.log import Line
+from prefanno.training.supervisor import Status
+from prefanno.web import answers
+from prefanno.web.endpoint import done, endpoint
+from prefanno.web.schemas import Nothing
+
+RECENT = 50  # lines in the status
+BACKLOG = 10_000  # messages that wait for a slow client before it is cut off; it may connect again
+HEARTBEAT_S = 30.0
+
+
+@endpoint("Start training", body=Nothing, body_required=False, answer=answers.Done, failures=(503, 507))
+async def start(request: web.Request, _body: dict[str, Any]) -> web.Response:
+    """Export all choices and train on them."""
+    await request.app[LOOP].start_training()
+    return done("训练已启动，请通过 WebSocket /ws/train/logs 获取实时日志")
+
+
+@endpoint("Stop training", body=Nothing, body_required=False, answer=answers.Done)
+async def stop(request: web.Request, _body: dict[str, Any]) -> web.Response:
+    """Answered when no process of the run is alive."""
+    await request.app[LOOP].training.stop()
+    return done("训练已停止")
+
+
+@endpoint("Whether a run is under way", answer=answers.TrainStatus)
+async def status(request: web.Request) -> web.Response:
+    """State, the last lines, and how the last run ended."""
+    training = request.app[LOOP].training
+    lines = training.log.lines
+    recent = islice(lines, max(0, len(lines) - RECENT), None)
+    return done(
+        "running" if training.running else "idle",
+        {
+            "running": training.running,
+            "log_count": training.log.count,
+            "recent_logs": [asdict(line) for line in recent],
+            "last_run": _last_run(training.last_run),
+        },
+    )
+
+
+async def logs(request: web.Request) -> web.WebSocketResponse:
+    """History, then status, then each line and change as it comes; no line is lost or doubled in between."""
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    training = request.app[LOOP].training
+    news: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    def follower(item: Line | Status) -> None:
+        if news.qsize() < BACKLOG:
+            news.put_nowait(_message(item))
+        else:  # a client that cannot keep up is cut off, so that it costs the others nothing
+            training.leave(follower)
+            news.put_nowait(None)
+
+    lines, running = training.follow(follower)
+    news.put_nowait({"type": "history", "logs": [asdict(line) for line in lines]})
+    news.put_nowait(_message(Status(running)))
+    sockets = request.app[SOCKETS]
+    sockets.add(socket)
+    sender = asyncio.create_task(_send(socket, news))
+    try:
+        async for message in socket:
+            if message.type is WSMsgType.TEXT and message.data == "ping":
+                news.put_nowait({"type": "heartbeat"})
+    finally:
+        training.leave(follower)
+        sockets.discard(socket)
+        sender.cancel()
+        await asyncio.gather(sender, return_exceptions=True)
+    return socket
+
+
+async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[dict[str, Any] | None]) -> None:
+    """Send the news in order, and a heartbeat every `HEARTBEAT_S`; None ends the connection."""
+    clock = asyncio.get_running_loop().time
+    beat = clock() + HEARTBEAT_S
+    with contextlib.suppress(ConnectionError):
+        while True:
+            item: dict[str, Any] | None = {"type": "heartbeat"}
+            if clock() < beat:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(beat):
+                        item = await news.get()
+            if item is None:
+                break
+            if clock() >= beat:
+                beat += HEARTBEAT_S
+            await socket.send_json(item)
+    await socket.close()
+
+
+def _message(item: Line | Status) -> dict[str, Any]:
+    return {"type": "log" if isinstance(item, Line) else "status", **asdict(item)}
+
+
+def _last_run(run: Run | None) -> dict[str, Any] | None:
+    if run is None:
+        return None
+    return {
+        "id": run.id,
+        "state": run.state,
+        "started": _time(run.started_at),
+        "ended": _time(run.ended_at) if run.ended_at else None,
+        "exit_code": run.exit_code,
+        "reason": run.reason,
+        "adapter": run.adapter if run.state == "succeeded" else None,
+    }
+
+
+def _time(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds") + "Z"

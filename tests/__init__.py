@@ -1,0 +1,1 @@
+"""Tests: one file for each module; `e2e/` has the real server and the real model."""

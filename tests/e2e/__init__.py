@@ -1,0 +1,1 @@
+"""The real server, the real model, over HTTP and WebSocket only."""
