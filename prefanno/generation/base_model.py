@@ -47,7 +47,6 @@ def _convert(gguf: Path, folder: Path) -> None:
     """Write the model beside its place, then rename it: a broken-off conversion is never mistaken for a model."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -12,20 +12,19 @@ It does not touch the database or the server, and does not choose its hyperparam
 import json
 import sys
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefanno.prompting import ChatTemplate, conversation
 from prefanno.rows import Row, exporter
 from prefanno.training.config import RunConfig
 
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
-
 
 def main(path: str) -> None:
     """Train all stages, one after the other, on one adapter."""
+    warnings.simplefilter("ignore")  # the libraries' deprecations are no news to who reads the log
     config = RunConfig(**json.loads(Path(path).read_text()))
     _say(f"loading {config.base_model}")
     model, tokenizer = _model(config)
@@ -118,9 +117,8 @@ def _sft(model: Any, tokenizer: Any, rows: list[dict[str, str]], stage: dict[str
 
     arguments = SFTConfig(**_arguments(stage, config), completion_only_loss=True, packing=False)
     dataset = _dataset([tokenized(row) for row in rows])
-    SFTTrainer(
-        model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer, callbacks=[_progress("sft")]
-    ).train()
+    trainer = SFTTrainer(model=model, args=arguments, train_dataset=dataset, processing_class=tokenizer)
+    _train(trainer, "sft")
 
 
 def _simpo(model: Any, tokenizer: Any, rows: list[dict[str, str]], stage: dict[str, Any], config: RunConfig) -> None:
@@ -135,13 +133,8 @@ def _simpo(model: Any, tokenizer: Any, rows: list[dict[str, str]], stage: dict[s
         cpo_alpha=stage["nll_weight"],
         remove_unused_columns=False,
     )
-    CPOTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_dataset(rows),
-        processing_class=tokenizer,
-        callbacks=[_progress("simpo")],
-    ).train()
+    trainer = CPOTrainer(model=model, args=arguments, train_dataset=_dataset(rows), processing_class=tokenizer)
+    _train(trainer, "simpo")
 
 
 def _arguments(stage: dict[str, Any], config: RunConfig) -> dict[str, Any]:
@@ -175,16 +168,16 @@ METRICS = {  # TRL's names → ours
     "loss": "loss",
     "rewards/margins": "margin",
     "rewards/accuracies": "accuracy",
-    "logps/chosen": "chosen log-prob",
-    "logps/rejected": "rejected log-prob",
+    "logps/chosen": "chosen_logp",
+    "logps/rejected": "rejected_logp",
     "nll_loss": "nll",
-    "learning_rate": "learning rate",
+    "learning_rate": "learning_rate",
 }
 
 
-def _progress(method: str) -> "TrainerCallback":
-    """One line in the log and one object in metrics.jsonl for each logging step."""
-    from transformers import TrainerCallback
+def _train(trainer: Any, method: str) -> None:
+    """Train, with one line in the log and one object in metrics.jsonl for each logging step."""
+    from transformers import PrinterCallback, TrainerCallback
 
     started = time.monotonic()
 
@@ -200,7 +193,9 @@ def _progress(method: str) -> "TrainerCallback":
             with Path("metrics.jsonl").open("a") as file:
                 file.write(json.dumps(record) + "\n")
 
-    return Progress()
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Progress())
+    trainer.train()
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,1 @@
+"""Tests of `annotation`, one file for each module."""

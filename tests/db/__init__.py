@@ -1,0 +1,1 @@
+"""Tests of `db`, one file for each module."""

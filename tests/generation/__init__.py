@@ -1,0 +1,1 @@
+"""Tests of `generation`, one file for each module."""

