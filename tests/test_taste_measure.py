@@ -7,9 +7,9 @@ from statistics import mean
 
 import pytest
 
-from benchmarks.taste import measure
+from benchmarks import taste_measure as measure
 
-FOLDER = Path(measure.__file__).parent
+FOLDER = Path(measure.__file__).parent / "taste_data"
 PAIRS: list[dict[str, str]] = json.loads((FOLDER / "pairs.json").read_text(encoding="utf-8"))
 QUESTIONS: list[str] = json.loads((FOLDER / "questions.json").read_text(encoding="utf-8"))
 
@@ -55,6 +55,9 @@ def test_name_or_place_is_in_character(reply: str) -> None:
         "Hello, Li! How can I help you?",
         "Nice to meet you, Li.",
         "You are Li, a clerk.",
+        "Awesome question, Li! What is your business?",
+        "Liam makes scones. Li: excuses himself.",
+        "Just another day at the shop, I sell tote bags.",
     ],
 )
 def test_ordinary_reply_is_not_in_character(reply: str) -> None:

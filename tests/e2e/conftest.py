@@ -1,0 +1,14 @@
+"""One real server for a module of end-to-end tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.serving import Server, running
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server process with a fresh home and the demo model."""
+    with running(tmp_path_factory.mktemp("e2e") / "home") as started:
+        yield started
