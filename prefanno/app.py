@@ -28,7 +28,7 @@ def create_app(settings: Settings) -> web.Application:
             yield
 
     app.cleanup_ctx.append(stations)
-    app.on_shutdown.append(_close_sockets)
+    app.on_shutdown.append(_let_go)
     app.add_routes(ROUTES)
     _allow_origins(app, settings.cors_origins)
     return app
@@ -47,8 +47,9 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
             await engine.close()
 
 
-async def _close_sockets(app: web.Application) -> None:
-    """An open WebSocket would keep the server alive for a minute after it was told to end."""
+async def _let_go(app: web.Application) -> None:
+    """An open WebSocket or a long generation would keep the server alive after it was told to end."""
+    await app[LOOP].engine.unload()
     sockets = app[SOCKETS]
     for socket in list(sockets):
         await socket.close(code=WSCloseCode.GOING_AWAY)

@@ -46,11 +46,12 @@ SWAGGER_FILES = ("swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png")
 SWAGGER_LICENSES = ("LICENSE", "NOTICE", "swagger-ui-bundle.js.LICENSE.txt")
 
 DISK_FULL = "The disk is full: free some space, then run this again."
+OFFLINE = "{} cannot be reached: check the network or HTTPS_PROXY, then run this again."
 CURES = {  # what pip or npm print, and what to do
     "No space left on device": DISK_FULL,
     "ENOSPC": DISK_FULL,
-    "Retrying (Retry(": "The package index cannot be reached: check the network or HTTPS_PROXY, then run this again.",
-    "npm error network": "npm's registry cannot be reached: check the network or HTTPS_PROXY, then run this again.",
+    "Retrying (Retry(": OFFLINE.format("The package index"),
+    "If you are behind a proxy": OFFLINE.format("npm's registry"),
 }
 
 
@@ -74,33 +75,27 @@ class Step:
         return self.stamp.is_file() and self.stamp.read_text() == self.key
 
 
-def prepare(wanted: str) -> None:
-    """Get what is missing for `serve` or `test`; raises PrepareError."""
-    if not PYTHON.exists():  # never made, or the Python it stood on is gone
-        shutil.rmtree(STAMPS, ignore_errors=True)
-    missing = [step for step in steps(for_tests=wanted == "test") if not step.done()]
+def prepare(wanted: list[Step], free_gb: float) -> None:
+    """Get what is missing of these, in their order; raises PrepareError."""
+    missing = [step for step in wanted if not step.done()]
     if not missing:
         return
     print("Setting up .venv. This is done once, and gets:")
     for step in missing:
         print(f"  {step.what}: {step.size}")
-    check_disk(sum(step.disk_gb for step in missing), shutil.disk_usage(ROOT).free / 1e9)
-    for number, step in enumerate(missing, 1):
-        began = time.monotonic()
-        print(f"[{number}/{len(missing)}] {step.what} …", flush=True)
-        step.run()
-        step.stamp.parent.mkdir(parents=True, exist_ok=True)
-        step.stamp.write_text(step.key)
-        print(f"      {time.monotonic() - began:.0f} s", flush=True)
-
-
-def check_disk(needed_gb: float, free_gb: float) -> None:
-    """Raise PrepareError where the downloads cannot fit."""
+    needed_gb = sum(step.disk_gb for step in missing)
     if free_gb < needed_gb:
         raise PrepareError(
             f"Not enough room: about {needed_gb:.1f} GB are needed in {ROOT}, {free_gb:.1f} GB are free. "
             "Free some, or move the checkout to a larger disk."
         )
+    for number, step in enumerate(missing, 1):
+        began = time.monotonic()
+        print(f"[{number}/{len(missing)}] {step.what}", flush=True)
+        step.run()
+        step.stamp.parent.mkdir(parents=True, exist_ok=True)
+        step.stamp.write_text(step.key)
+        print(f"      {time.monotonic() - began:.0f} s", flush=True)
 
 
 # ---- The steps
@@ -108,6 +103,8 @@ def check_disk(needed_gb: float, free_gb: float) -> None:
 
 def steps(*, for_tests: bool) -> list[Step]:
     """All steps, in their order."""
+    if not PYTHON.exists():  # never made, or the Python it stood on is gone: nothing in .venv counts
+        shutil.rmtree(STAMPS, ignore_errors=True)
     chosen = [
         Step("a Python environment", "nothing to download", 0.1, make_venv, STAMPS / "venv", str(VENV)),
         torch_step(),
@@ -281,7 +278,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        prepare(sys.argv[1])
+        prepare(steps(for_tests=sys.argv[1:] == ["test"]), shutil.disk_usage(ROOT).free / 1e9)
     except PrepareError as error:
         print(error, file=sys.stderr)
     except OSError as error:

@@ -1,11 +1,12 @@
 """The keeper of one run: starts train.sh, keeps its log, ends its whole process tree, says how it ended.
 
-    python -P -m prefanno.training.keeper TRAIN_SCRIPT          (in the run's folder)
+    python -P -m prefanno.training.keeper [--detach] TRAIN_SCRIPT          (in the run's folder)
 
-It has a session of its own, so neither the server's end nor a Ctrl-C in its terminal reaches it. It is a subreaper
-(Linux): a process that leaves its parent, even by setsid, becomes the keeper's child, so the tree can always be
-found. SIGTERM ends the run: every process gets SIGTERM, and after `GRACE_S` seconds SIGKILL, until none is left. The
-same happens to what train.sh leaves behind.
+With --detach it leaves its parent at once: asyncio kills a child that it still knows when its loop ends, and the run
+is to outlive the server. It has a session of its own, so neither the server's end nor a Ctrl-C in its terminal
+reaches it. It is a subreaper (Linux): a process that leaves its parent, even by setsid, becomes the keeper's child,
+so the tree can always be found. SIGTERM ends the run: every process gets SIGTERM, and after `GRACE_S` seconds
+SIGKILL, until none is left. The same happens to what train.sh leaves behind.
 
     run.json      pid, start time and boot id of the keeper, written first train.log     every byte that the run
     printed train.times   "<offset> <unix seconds>", the time from which the log grew beyond the offset exit.json
@@ -41,11 +42,15 @@ PR_SET_CHILD_SUBREAPER = 36
 
 def main() -> None:
     """Keep one run, from start to end."""
+    if "--detach" in sys.argv:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
     stop = _Stop()
     _become_subreaper()
     _write("run.json", identity(os.getpid()))
     child = subprocess.Popen(
-        ["bash", sys.argv[1]],
+        ["bash", sys.argv[-1]],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

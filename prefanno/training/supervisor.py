@@ -129,14 +129,21 @@ class Supervisor:
 
     async def _spawn(self, folder: Path) -> None:
         with (folder / "keeper.log").open("wb") as output:
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "prefanno.training.keeper", str(train_script(self._settings))),
+            launcher = await asyncio.create_subprocess_exec(
+                *(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "prefanno.training.keeper",
+                    "--detach",
+                    str(train_script(self._settings)),
+                ),
                 cwd=folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
             )
+            await launcher.wait()
 
     async def _keeper(self, folder: Path) -> process.Identity | None:
         """Who keeps the run; None where it never came up."""

@@ -5,6 +5,7 @@ The tests run in order on one server: each goes on where the one before stopped.
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,8 +166,6 @@ def wait_for_steps(server: Server, run: int) -> psutil.Process:
     while not (log.exists() and "step 2/" in log.read_text()):
         assert time.monotonic() < deadline, "the run never trained a step"
         time.sleep(0.2)
-    keepers = [
-        child for child in psutil.Process(server.process.pid).children() if "keeper" in " ".join(child.cmdline())
-    ]
-    assert len(keepers) == 1
-    return keepers[0]
+    keeper = psutil.Process(json.loads((log.parent / "run.json").read_text())["pid"])
+    assert "prefanno.training.keeper" in keeper.cmdline()
+    return keeper

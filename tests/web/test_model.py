@@ -1,23 +1,185 @@
 """Loading and unloading over HTTP."""
 
-from tests.conftest import Client
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefanno import persona
+from prefanno.keys import LOOP
+from prefanno.settings import Settings
+from prefanno.web import answers
+from tests.conftest import Client, MakeClient
+from tests.web.conftest import LASTING, MakeTrainer, accepted, busy, faults, refused, shared, until
+
+LOAD = "/api/model/load"
+DEFAULTS = {
+    "enable_thinking": True,
+    "show_thinking": True,
+    "mode": "single",
+    "num_responses": 4,
+    "temperature": 0.85,
+    "top_p": 0.9,
+    "top_k": 50,
+    "repetition_penalty": 1.15,
+    "max_new_tokens": 512,
+    "system_prompt": persona.CHINESE,
+}
+WITHIN: dict[str, Sequence[Any]] = {
+    "enable_thinking": (True, False),
+    "show_thinking": (True, False),
+    "mode": ("single", "multi"),
+    "num_responses": (2, 10),
+    "temperature": (0.1, 2.0, 1),
+    "top_p": (0.1, 1.0, 1),
+    "top_k": (1, 100),
+    "repetition_penalty": (1.0, 2.0, 2),
+    "max_new_tokens": (64, 2048),
+    "system_prompt": ("你", "人" * 100_000, "😀\n\t\r\u200b"),
+}
+OUTSIDE: dict[str, Sequence[Any]] = {
+    "enable_thinking": (1, 0, "true", 1.0, None, []),
+    "show_thinking": (1, 0, "false", 0.0, None, {}),
+    "mode": ("Single", "both", "", " single", None, 1, True, ["single"]),
+    "num_responses": (1, 11, "4", 4.0, True, None, [4]),
+    "temperature": (0.0999, 2.0001, -1, "0.85", True, None, [0.85]),
+    "top_p": (0.0999, 1.0001, 2, "0.9", True, None, {}),
+    "top_k": (0, 101, "50", 50.0, True, None, []),
+    "repetition_penalty": (0.9999, 2.0001, 0, "1.15", True, None, []),
+    "max_new_tokens": (63, 2049, "512", 512.0, True, None, []),
+    "system_prompt": ("", " \n\u3000", 1, True, None, ["x"]),
+}
+
+
+def _cases(table: dict[str, Sequence[Any]]) -> list[Any]:
+    return [
+        pytest.param(name, value, id=f"{name}={json.dumps(value)[:20]}")
+        for name, values in table.items()
+        for value in values
+    ]
 
 
 async def test_a_load_without_a_body_has_every_default(client: Client) -> None:
-    """A load without a body has every default."""
-    answer = await client.post("/api/model/load")
-    body = await answer.json()
-    assert answer.status == 200, body
+    """A load without body and Content-Type has every default, and says that there is no adapter."""
+    body = await accepted(await client.post(LOAD), answers.Loaded)
+    assert body["status"] == "success"
     assert body["message"] == "模型加载成功，未使用adapter"
-    assert body["data"]["adapter_path"] is None
-    assert body["data"]["config"]["num_responses"] == 4
+    assert body["data"] == {"adapter_path": None, "config": DEFAULTS}
 
 
-async def test_generate_answers_with_as_many_candidates_as_asked_for(client: Client) -> None:
-    """The loaded model answers with exactly num_responses candidates that are not empty."""
-    await client.post("/api/model/load", json={"num_responses": 3, "max_new_tokens": 64})
-    answer = await client.post("/api/generate", json={"message": "你是谁？", "seed": 7})
-    body = await answer.json()
-    assert answer.status == 200, body
-    assert [candidate["id"] for candidate in body["responses"]] == [1, 2, 3]
-    assert all(candidate["content"] for candidate in body["responses"])
+@shared
+@pytest.mark.parametrize(("name", "value"), _cases(WITHIN))
+async def test_a_field_may_have_each_value_of_its_range(standing: Client, name: str, value: Any) -> None:
+    """A field at an end of its range is taken as it is; every other has its default, also on a second load."""
+    body = await accepted(await standing.post(LOAD, json={name: value}), answers.Loaded)
+    assert body["data"]["config"] == DEFAULTS | {name: value}
+
+
+@shared
+@pytest.mark.parametrize(("name", "value"), _cases(OUTSIDE))
+async def test_a_field_outside_its_range_is_refused(standing: Client, name: str, value: Any) -> None:
+    """A field just outside its range or of another type is named, and the settings in force stay."""
+    before = await (await standing.get("/api/model/status")).json()
+    assert await faults(await standing.post(LOAD, json={name: value})) == {name}
+    assert await (await standing.get("/api/model/status")).json() == before
+
+
+async def test_every_field_at_fault_is_named(client: Client) -> None:
+    """A load with three faults names all three, and loads nothing."""
+    wrong = {"num_responses": 1, "top_p": "0.9", "unknown": 1, "top_k": 50}
+    assert await faults(await client.post(LOAD, json=wrong)) == {"num_responses", "top_p", "unknown"}
+    assert client.app[LOOP].engine.state == "unloaded"
+
+
+@pytest.mark.parametrize("form", [{}, {"json": {}}], ids=["no body", "empty object"])
+async def test_an_operators_persona_is_the_default(
+    make_client: MakeClient, settings: Settings, form: dict[str, Any]
+) -> None:
+    """Where a client names no persona, the operator's holds."""
+    client = await make_client(replace(settings, system_prompt="你是店猫。"))
+    body = await accepted(await client.post(LOAD, **form), answers.Loaded)
+    assert body["data"]["config"]["system_prompt"] == "你是店猫。"
+
+
+async def test_unload_succeeds_loaded_or_not(client: Client) -> None:
+    """Unloading says that the memory is free, once more with nothing loaded, and has no data."""
+    await client.post(LOAD)
+    for _ in range(2):
+        body = await accepted(await client.post("/api/model/unload"), answers.Done)
+        assert body == {"status": "success", "message": "模型已卸载，显存已释放"}
+        assert client.app[LOOP].engine._model is None
+
+
+async def test_status_follows_the_engine(client: Client) -> None:
+    """Status says unloaded, loading, loaded and unloaded again, with the settings only where there are any."""
+
+    async def status() -> dict[str, Any]:
+        body: dict[str, Any] = await accepted(await client.get("/api/model/status"), answers.ModelStatus)
+        data = body["data"]
+        assert (data["model_loaded"], data["model_loading"]) == (body["message"] == "loaded", body["message"] == "loading")
+        return body
+
+    first = await status()
+    assert first["message"] == "unloaded" and first["data"]["config"] is None
+    assert first["data"]["base_model"] == client.app[LOOP].settings.model
+    with busy(client):
+        load = asyncio.create_task(client.post(LOAD, json={"top_k": 7}))
+        await until(lambda: client.app[LOOP].engine.state == "loading")
+        assert (await status())["message"] == "loading"
+    await accepted(await load, answers.Loaded)
+    loaded = await status()
+    assert loaded["message"] == "loaded" and loaded["data"]["config"] == DEFAULTS | {"top_k": 7}
+    assert loaded["data"]["context_length"] == 512
+    await client.post("/api/model/unload")
+    assert await status() == first
+
+
+async def test_a_load_during_a_load_is_refused(client: Client) -> None:
+    """While a load is under way a second one and a run are refused, and the first one succeeds."""
+    with busy(client):
+        load = asyncio.create_task(client.post(LOAD))
+        await until(lambda: client.app[LOOP].engine.state == "loading")
+        await refused(await client.post(LOAD), 400, "模型正在加载")
+        body = await refused(await client.post("/api/train/start"), 400, "请先卸载模型")
+        assert "POST /api/model/unload" in body["detail"]
+    await accepted(await load, answers.Loaded)
+
+
+async def test_a_load_during_a_run_is_refused(make_trainer: MakeTrainer) -> None:
+    """During a run no model can be loaded; unloading stays a success."""
+    client = await make_trainer(LASTING)
+    await accepted(await client.post("/api/train/start"), answers.Done)
+    await refused(await client.post(LOAD), 400, "训练已在进行中")
+    await accepted(await client.post("/api/model/unload"), answers.Done)
+
+
+async def test_a_model_that_cannot_be_loaded_is_the_engines_failure(
+    make_client: MakeClient, settings: Settings, tmp_path: Path
+) -> None:
+    """A base model that is not there ends in 503 with its reason, and in the state unloaded."""
+    client = await make_client(replace(settings, model=str(tmp_path / "nothing")))
+    await refused(await client.post(LOAD), 503, "推理引擎出错")
+    assert (await (await client.get("/api/model/status")).json())["message"] == "unloaded"
+
+
+async def test_a_load_names_the_newest_adapter(client: Client, tiny_model: Path) -> None:
+    """With a complete adapter of this base model, a load uses it and says so, with its absolute path."""
+    folder = client.app[LOOP].settings.outputs / "li-simpo-3"
+    _save_adapter(folder, tiny_model)
+    body = await accepted(await client.post(LOAD), answers.Loaded)
+    assert folder.is_absolute()
+    assert body["message"] == f"模型加载成功，使用adapter: {folder}"
+    assert body["data"]["adapter_path"] == str(folder)
+
+
+def _save_adapter(folder: Path, base: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(folder)
+    (folder / "prefanno.json").write_text(json.dumps({"base_model": str(base), "run": 3}))

@@ -1,0 +1,388 @@
+"""The supervisor with real keepers, on stub scripts in place of a training."""
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.db import runs
+from prefanno.db.engine import Database
+from prefanno.db.models import Run
+from prefanno.errors import NoTraining, StorageFull, TrainingRunning
+from prefanno.settings import Settings
+from prefanno.training import adapters, supervisor
+from prefanno.training.config import LORA, RunConfig
+from prefanno.training.log import Line
+from prefanno.training.supervisor import Status, Supervisor
+
+WAIT_S = 60.0
+
+GOOD = """
+echo training
+mkdir adapter
+echo '{}' > adapter/adapter_config.json
+echo weights > adapter/adapter_model.safetensors
+echo made it
+"""
+# Goes on when a file named `go` lies in its folder.
+PATIENT = "echo waiting; while [ ! -e go ]; do sleep 0.05; done\n" + GOOD
+
+News = Line | Status
+
+
+def _config(adapter: str = "li-simpo-1") -> RunConfig:
+    return RunConfig(
+        character="li",
+        base_model="base",
+        base_model_path="base",
+        adapter=adapter,
+        stages=[{"method": "simpo"}],
+        lora=LORA,
+    )
+
+
+def _messages(news: list[News]) -> list[str | bool]:
+    return [entry.message if isinstance(entry, Line) else entry.running for entry in news]
+
+
+async def _until(true: Callable[[], object]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not true():  # noqa: ASYNC110 - a file or another process sets no event
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def _supervising(settings: Settings, database: Database, script: str | None = None) -> AsyncIterator[Supervisor]:
+    """A supervisor that has adopted what there was; its runs are done by this script."""
+    if script is not None:
+        file = settings.home / "stub.sh"
+        file.write_text(script)
+        settings = replace(settings, train_script=str(file))
+    training = Supervisor(settings, database)
+    try:
+        await training.adopt()
+        yield training
+    finally:
+        await training.close()
+
+
+async def _run(training: Supervisor, config: RunConfig | None = None) -> Run:
+    """A run from start to end."""
+    await training.start(config or _config(), [])
+    async with asyncio.timeout(WAIT_S):
+        await training.wait()
+    assert training.last_run is not None
+    return training.last_run
+
+
+async def _stored(database: Database) -> Run:
+    async with database.read() as session:
+        run = await runs.latest(session)
+    assert run is not None
+    return run
+
+
+async def test_a_run_that_ends_well_publishes_its_adapter(settings: Settings, database: Database) -> None:
+    """A run whose script made an adapter has succeeded; the adapter has its name, the database the run's end."""
+    async with _supervising(settings, database, GOOD) as training:
+        run = await _run(training)
+        assert (run.state, run.exit_code, run.reason, run.adapter) == ("succeeded", 0, None, "li-simpo-1")
+        assert not training.running
+    found = adapters.newest(settings.outputs, "li", "base")
+    assert found is not None and (found.name, found.run) == ("li-simpo-1", run.id)
+    stored = await _stored(database)
+    assert (stored.state, stored.exit_code) == ("succeeded", 0)
+    assert stored.ended_at is not None and stored.ended_at >= stored.started_at
+
+
+async def test_the_run_gets_its_configuration_and_its_own_copy_of_the_data(
+    settings: Settings, database: Database
+) -> None:
+    """The run's folder holds config.json and copies of the data files, which later exports do not touch."""
+    data = settings.data / "li_preference.json"
+    data.write_text("[1]")
+    async with _supervising(settings, database, "cat data/li_preference.json; echo; cat config.json") as training:
+        run = await training.start(_config(), [data])
+        data.write_text("[2]")
+        await training.wait()
+    folder = settings.runs / str(run.id)
+    assert (folder / "data" / data.name).read_text() == "[1]"
+    assert RunConfig(**json.loads((folder / "config.json").read_text())) == _config()
+    assert "simpo" in (folder / "train.log").read_text()
+
+
+async def test_followers_get_every_line_once_between_the_changes_of_state(
+    settings: Settings, database: Database
+) -> None:
+    """A follower gets "running", each line in order, then "ended"; a late one gets as history what it has missed."""
+    early: list[News] = []
+    late: list[News] = []
+    async with _supervising(settings, database, PATIENT) as training:
+        assert training.follow(early.append) == ([], False)
+        run = await training.start(_config(), [])
+        await _until(lambda: len(early) >= 2)
+        history, running = training.follow(late.append)
+        assert ([line.message for line in history], running) == (["waiting"], True)
+        (settings.runs / str(run.id) / "go").touch()
+        await training.wait()
+    assert _messages(early) == [True, "waiting", "training", "made it", False]
+    assert _messages(late) == ["training", "made it", False]
+
+
+async def test_who_leaves_gets_no_more_news(settings: Settings, database: Database) -> None:
+    """A follower that left hears nothing; leaving twice is harmless."""
+    news: list[News] = []
+    async with _supervising(settings, database, GOOD) as training:
+        training.follow(news.append)
+        training.leave(news.append)
+        training.leave(news.append)
+        await _run(training)
+    assert news == []
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [
+        ("echo one; echo 'CUDA out of memory'; echo; exit 3", 3, "train.sh ended with exit code 3: CUDA out of memory"),
+        ("exit 7", 7, "train.sh ended with exit code 7: it printed nothing"),
+        ("printf 'no newline at the end'; exit 1", 1, "train.sh ended with exit code 1: no newline at the end"),
+        ("kill -9 $$", -9, "train.sh ended with exit code -9: it printed nothing"),
+        ("echo well", 0, "train.sh ended well, but wrote no adapter/adapter_config.json"),
+        (
+            "mkdir adapter; echo '{}' > adapter/adapter_config.json",
+            0,
+            "train.sh ended well, but wrote no adapter/adapter_model.safetensors",
+        ),
+    ],
+)
+async def test_a_failed_run_says_why(
+    settings: Settings, database: Database, script: str, code: int, reason: str
+) -> None:
+    """A run that made no adapter has failed: with the last line that it printed, or with what it did not write."""
+    async with _supervising(settings, database, script) as training:
+        run = await _run(training)
+    assert (run.state, run.exit_code, run.reason) == ("failed", code, reason)
+    assert list(settings.outputs.iterdir()) == []
+
+
+async def test_a_reason_has_an_end(settings: Settings, database: Database) -> None:
+    """A last line of a megabyte does not become a reason of a megabyte."""
+    async with _supervising(settings, database, "head -c 1000000 /dev/zero | tr '\\0' x; exit 1") as training:
+        run = await _run(training)
+    assert run.reason is not None and len(run.reason) <= 2000
+
+
+async def test_a_failed_run_leaves_room_for_the_next(settings: Settings, database: Database) -> None:
+    """After a run that failed the next one starts, in a folder of its own."""
+    script = f"if [ $(basename $PWD) = 1 ]; then exit 1; fi\n{GOOD}"
+    async with _supervising(settings, database, script) as training:
+        first, second = await _run(training), await _run(training)
+    assert [first.state, second.state] == ["failed", "succeeded"]
+    assert first.id != second.id
+
+
+async def test_a_stopped_run_makes_no_adapter(settings: Settings, database: Database) -> None:
+    """A stop answers when the run is over; the run is "stopped", has no adapter, and the next one can start."""
+    async with _supervising(settings, database, f"{GOOD}\nsleep 1000") as training:
+        run = await training.start(_config(), [])
+        await _until((settings.runs / str(run.id) / "adapter" / "adapter_model.safetensors").exists)
+        await training.stop()
+        assert not training.running
+        assert training.last_run is not None
+        assert (training.last_run.state, training.last_run.reason) == ("stopped", "stopped on request")
+        assert list(settings.outputs.iterdir()) == []
+    async with _supervising(settings, database, GOOD) as training:
+        assert (await _run(training)).state == "succeeded"
+
+
+async def test_two_stops_at_once_both_wait_for_the_end(settings: Settings, database: Database) -> None:
+    """A second stop during a stop waits for the same end."""
+    async with _supervising(settings, database, PATIENT) as training:
+        await training.start(_config(), [])
+        await asyncio.gather(training.stop(), training.stop())
+        assert training.last_run is not None and training.last_run.state == "stopped"
+
+
+async def test_a_stop_right_after_the_start_ends_the_run(settings: Settings, database: Database) -> None:
+    """A stop that comes while the run is still starting is not lost."""
+    async with _supervising(settings, database, PATIENT) as training:
+        starting = asyncio.create_task(training.start(_config(), []))
+        await asyncio.sleep(0)
+        await training.stop()
+        await starting
+        assert training.last_run is not None and training.last_run.state == "stopped"
+
+
+async def test_a_stop_without_a_run_is_refused(settings: Settings, database: Database) -> None:
+    """There is nothing to stop before the first run, nor after its end."""
+    async with _supervising(settings, database, GOOD) as training:
+        with pytest.raises(NoTraining):
+            await training.stop()
+        await _run(training)
+        with pytest.raises(NoTraining):
+            await training.stop()
+
+
+async def test_one_run_at_a_time(settings: Settings, database: Database) -> None:
+    """Of two starts at once one is refused, and so is a third while the run goes on; the database knows one run."""
+    async with _supervising(settings, database, PATIENT) as training:
+        results = await asyncio.gather(*(training.start(_config(), []) for _ in range(2)), return_exceptions=True)
+        assert [type(result) for result in results] == [Run, TrainingRunning]
+        with pytest.raises(TrainingRunning):
+            await training.start(_config(), [])
+        assert (await _stored(database)).id == 1
+        await training.stop()
+
+
+async def test_a_run_that_cannot_start_is_a_failed_one(settings: Settings, database: Database) -> None:
+    """Without its data file a run is not started; the reason is kept, and the next run starts."""
+    async with _supervising(settings, database, GOOD) as training:
+        with pytest.raises(FileNotFoundError):
+            await training.start(_config(), [settings.data / "nowhere.json"])
+        assert not training.running
+        stored = await _stored(database)
+        assert stored.state == "failed"
+        assert (stored.reason or "").startswith("could not start: ") and "nowhere.json" in (stored.reason or "")
+        assert (await _run(training)).state == "succeeded"
+
+
+async def test_a_full_disk_at_the_start_is_said_to_be_one(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full when the run's folder is made raises StorageFull."""
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(supervisor, "_prepare", full)
+    async with _supervising(settings, database, GOOD) as training:
+        with pytest.raises(StorageFull):
+            await training.start(_config(), [])
+        assert not training.running
+
+
+async def test_a_run_survives_its_supervisor_and_is_adopted(settings: Settings, database: Database) -> None:
+    """A second supervisor takes up a running run: no line is missing, its end is settled, its adapter published."""
+    async with _supervising(settings, database, PATIENT) as first:
+        run = await first.start(_config(), [])
+        await _until(lambda: first.log.lines)
+    assert (await _stored(database)).state == "running"
+    news: list[News] = []
+    async with _supervising(settings, database) as second:
+        history, running = second.follow(news.append)
+        assert running and second.last_run is not None and second.last_run.id == run.id
+        with pytest.raises(TrainingRunning):
+            await second.start(_config(), [])
+        (settings.runs / str(run.id) / "go").touch()
+        await second.wait()
+        assert second.last_run.state == "succeeded"
+        assert _messages([*history, *news]) == ["waiting", "training", "made it", False]
+    assert adapters.newest(settings.outputs, "li", "base") is not None
+
+
+async def test_an_adopted_run_can_be_stopped(settings: Settings, database: Database) -> None:
+    """A supervisor stops a run that another one started."""
+    async with _supervising(settings, database, PATIENT) as first:
+        await first.start(_config(), [])
+    async with _supervising(settings, database) as second:
+        await second.stop()
+        assert second.last_run is not None and second.last_run.state == "stopped"
+
+
+async def test_a_run_that_ended_unwatched_is_settled_at_the_next_start(settings: Settings, database: Database) -> None:
+    """A run that ended while no server was there gets its end and its adapter from its files."""
+    async with _supervising(settings, database, PATIENT) as first:
+        run = await first.start(_config(), [])
+    folder = settings.runs / str(run.id)
+    (folder / "go").touch()
+    await _until((folder / "exit.json").exists)
+    async with _supervising(settings, database) as second:
+        await second.wait()
+        assert second.last_run is not None and second.last_run.state == "succeeded"
+    assert adapters.newest(settings.outputs, "li", "base") is not None
+
+
+async def test_a_published_adapter_whose_run_was_not_settled_counts(settings: Settings, database: Database) -> None:
+    """A server that died between naming the adapter and noting the end finds, later, that the run has succeeded."""
+    async with _supervising(settings, database, PATIENT) as first:
+        run = await first.start(_config(), [])
+    folder = settings.runs / str(run.id)
+    (folder / "go").touch()
+    await _until((folder / "exit.json").exists)
+    adapters.publish(run.id, folder, settings.outputs, _config())
+    async with _supervising(settings, database) as second:
+        await second.wait()
+        assert second.last_run is not None
+        assert (second.last_run.state, second.last_run.reason) == ("succeeded", None)
+
+
+async def test_a_run_whose_keeper_was_killed_has_failed(settings: Settings, database: Database) -> None:
+    """Without exit.json nothing is known of the end, and the reason says so."""
+    async with _supervising(settings, database, PATIENT) as training:
+        run = await training.start(_config(), [])
+        folder = settings.runs / str(run.id)
+        await _until(lambda: training.log.lines)
+        os.kill(json.loads((folder / "run.json").read_text())["pid"], signal.SIGKILL)
+        await training.wait()
+        (folder / "go").touch()  # so that the script, which nobody keeps now, ends
+        assert training.last_run is not None
+        assert (training.last_run.state, training.last_run.exit_code) == ("failed", None)
+        assert (training.last_run.reason or "").startswith("the run's keeper was killed or could not start")
+
+
+async def test_a_keeper_that_cannot_start_says_why(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the keeper dies before it has begun, its last words are the reason."""
+    monkeypatch.setattr(supervisor, "KEEPER_START_S", 0.5)
+
+    async def begun(session: AsyncSession) -> int:
+        run = Run(base_model="base", adapter="li-simpo-1")
+        session.add(run)
+        await session.flush()
+        return run.id
+
+    folder = settings.runs / str(await database.write(begun))
+    folder.mkdir()
+    (folder / "keeper.log").write_text("ModuleNotFoundError: No module named 'psutil'\n")
+    async with _supervising(settings, database) as training:
+        await training.wait()
+        assert training.last_run is not None and training.last_run.state == "failed"
+        assert "No module named 'psutil'" in (training.last_run.reason or "")
+
+
+async def test_the_last_run_and_its_log_are_there_after_a_restart(settings: Settings, database: Database) -> None:
+    """A new supervisor knows how the last run ended and what it printed, and does not run."""
+    async with _supervising(settings, database, "echo sorry; exit 5") as first:
+        await _run(first)
+        lines = list(first.log.lines)
+    async with _supervising(settings, database) as second:
+        history, running = second.follow(lambda _news: None)
+        assert not running and history == lines and [line.message for line in history] == ["sorry"]
+        assert second.last_run is not None and second.last_run.exit_code == 5
+
+
+async def test_a_fresh_home_has_no_run(settings: Settings, database: Database) -> None:
+    """Before the first run there is no last run, nothing to follow and nothing to wait for."""
+    async with _supervising(settings, database) as training:
+        assert training.last_run is None
+        assert training.follow(lambda _news: None) == ([], False)
+        await training.wait()
+
+
+def test_the_script_is_the_operators_else_ours(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PREFANNO_TRAIN_SCRIPT names the script, `~` included; without it the one that comes with prefanno runs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert supervisor.train_script(replace(settings, train_script="~/mine.sh")) == tmp_path / "mine.sh"
+    ours = supervisor.train_script(settings)
+    assert ours.name == "train.sh" and "prefanno.training.recipe" in ours.read_text()
