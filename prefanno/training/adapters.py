@@ -1,5 +1,6 @@
 """Adapters: folders `outputs/<character>-<method>-<n>`, complete or not there at all, never changed afterwards."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from prefanno.training.config import RunConfig
 
@@ -41,7 +43,9 @@ def next_name(outputs: Path, character: str, method: str, known: Iterable[str]) 
 
 def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
     """Give the run's adapter its name, in one rename. Raises FileNotFoundError where the run wrote none."""
-    made = folder / "adapter"
+    made, published = folder / "adapter", outputs / config.adapter
+    if published.exists() and _card(published)["run"] == run:
+        return published  # the server ended between the rename and its note of it
     for name in WEIGHTS:
         if not (made / name).is_file():
             raise FileNotFoundError(f"train.sh ended well, but wrote no adapter/{name}")
@@ -56,9 +60,9 @@ def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
     for file in made.iterdir():
         _sync(file)
     _sync(made)
-    made.replace(outputs / config.adapter)
+    made.replace(published)
     _sync(outputs)
-    return outputs / config.adapter
+    return published
 
 
 def _all(outputs: Path, character: str) -> list[Adapter]:
@@ -66,9 +70,15 @@ def _all(outputs: Path, character: str) -> list[Adapter]:
     for folder in outputs.iterdir():
         match = NAME.fullmatch(folder.name)
         if match and match["character"] == character and all((folder / name).is_file() for name in (CARD, *WEIGHTS)):
-            card = json.loads((folder / CARD).read_text())
-            found.append(Adapter(folder.name, int(match["number"]), folder, card["base_model"], card["run"]))
+            with contextlib.suppress(ValueError, KeyError):  # somebody's own folder, not one of ours
+                card = _card(folder)
+                found.append(Adapter(folder.name, int(match["number"]), folder, card["base_model"], card["run"]))
     return found
+
+
+def _card(folder: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((folder / CARD).read_text())
+    return card
 
 
 def _sync(path: Path) -> None:

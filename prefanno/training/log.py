@@ -29,7 +29,7 @@ class Line:
 
 
 class RunLog:
-    """Reads one run's folder; `poll` returns what is new since the last call."""
+    """Reads one run's folder; `poll` returns what is new since the last call, `lines` holds the last that were kept."""
 
     def __init__(self, folder: Path) -> None:
         self._log, self._times_file = folder / "train.log", folder / "train.times"
@@ -51,9 +51,12 @@ class RunLog:
         if final and (rest := self._pending + self._decoder.decode(b"", final=True)):
             self._pending = ""
             new.append(self._line(rest))
-        self.lines.extend(new)
-        self.count += len(new)
         return new
+
+    def keep(self, lines: list[Line]) -> None:
+        """Take what `poll` returned into `lines` and `count`: apart from the reading, which runs in another thread."""
+        self.lines.extend(lines)
+        self.count += len(lines)
 
     def _next_chunk(self) -> bytes:
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:

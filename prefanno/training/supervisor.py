@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.db import runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run, now
-from prefanno.errors import NoTraining, StorageFull, TrainingRunning
+from prefanno.errors import NoTraining, PrefannoError, StorageFull, TrainingRunning
 from prefanno.settings import Settings
 from prefanno.training import adapters, process
 from prefanno.training.config import RunConfig
@@ -68,7 +68,7 @@ class Supervisor:
                 self.running = True
                 self._watch(self.last_run)
             else:
-                await asyncio.to_thread(self.log.poll, final=True)
+                self.log.keep(await asyncio.to_thread(self.log.poll, final=True))
 
     async def start(self, config: RunConfig, data: Iterable[Path]) -> Run:
         """Start a run on copies of the data files. Raises TrainingRunning, StorageFull."""
@@ -87,7 +87,9 @@ class Supervisor:
                 await self._spawn(self._folder(run.id))
             except OSError as error:
                 await self._settled({"state": "failed", "exit_code": None, "reason": f"could not start: {error}"})
-                raise StorageFull if error.errno == errno.ENOSPC else error from error
+                if error.errno == errno.ENOSPC:
+                    raise StorageFull from error
+                raise
             self._tell(Status(running=True))
             self._watch(run)
             return run
@@ -170,15 +172,19 @@ class Supervisor:
     async def _settled(self, outcome: dict[str, Any]) -> None:
         """Write down how the run ended; only then is there room for the next."""
         assert self.last_run is not None  # noqa: S101 - a run is under way
-        run_id = self.last_run.id
+        run_id, ended = self.last_run.id, {"ended_at": now(), **outcome}
         try:
-            self.last_run = await self._database.write(lambda session: _end(session, run_id, outcome))
-        finally:
-            self.running = False
-            self._tell(Status(running=False))
+            self.last_run = await self._database.write(lambda session: _end(session, run_id, ended))
+        except PrefannoError:  # the files hold the truth: the next start of the server settles the row again
+            log.exception("the end of run %d could not be stored", run_id)
+            _change(self.last_run, ended)
+        self.running = False
+        self._tell(Status(running=False))
 
     async def _publish_lines(self, final: bool = False) -> None:
-        for line in await asyncio.to_thread(self.log.poll, final):
+        lines = await asyncio.to_thread(self.log.poll, final)
+        self.log.keep(lines)  # with the telling in one step of the loop: who follows from now on gets each line once
+        for line in lines:
             self._tell(line)
 
     def _tell(self, news: Line | Status) -> None:
@@ -237,7 +243,10 @@ async def _insert(session: AsyncSession, config: RunConfig) -> Run:
 
 async def _end(session: AsyncSession, run_id: int, outcome: dict[str, Any]) -> Run:
     run = await session.get_one(Run, run_id)
-    run.ended_at = now()
-    for name, value in outcome.items():
-        setattr(run, name, value)
+    _change(run, outcome)
     return run
+
+
+def _change(run: Run, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        setattr(run, name, value)
