@@ -12,7 +12,6 @@ help:  ## what can be made
 
 serve:  ## set up what is missing, migrate the database, start the server
 	@sh scripts/python.sh scripts/prepare.py serve
-	@$(python) -m prefanno db upgrade
 	@exec $(python) -m prefanno serve
 
 # Tests find the programs of .venv first, and no test may ask the hub.

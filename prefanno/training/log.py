@@ -41,14 +41,18 @@ class RunLog:
         self._times_read = 0
         self.lines: deque[Line] = deque(maxlen=KEPT)
         self.count = 0
+        self.at_end = False
 
     def poll(self, final: bool = False) -> list[Line]:
-        """The lines completed since the last call; with `final`, also a last one without end. Reads files."""
-        new: list[Line] = []
-        while chunk := self._next_chunk():
-            self._read_times()
-            new += self._complete(chunk)
-        if final and (rest := self._pending + self._decoder.decode(b"", final=True)):
+        """The lines completed in the next `CHUNK` bytes; with `final`, at the end of the file, also one without end.
+
+        `at_end` says whether that was all there is; a trainer that prints without end is thus read step by step.
+        """
+        chunk = self._next_chunk()
+        self.at_end = len(chunk) < CHUNK
+        self._read_times()
+        new = self._complete(chunk)
+        if final and self.at_end and (rest := self._pending + self._decoder.decode(b"", final=True)):
             self._pending = ""
             new.append(self._line(rest))
         return new

@@ -68,7 +68,7 @@ class Supervisor:
                 self.running = True
                 self._watch(self.last_run)
             else:
-                self.log.keep(await asyncio.to_thread(self.log.poll, final=True))
+                await self._publish_rest()
 
     async def start(self, config: RunConfig, data: Iterable[Path]) -> Run:
         """Start a run on copies of the data files. Raises TrainingRunning, StorageFull."""
@@ -165,8 +165,9 @@ class Supervisor:
         keeper = await self._keeper(folder)
         while keeper is not None and await asyncio.to_thread(process.alive, keeper):
             await self._publish_lines()
-            await asyncio.sleep(TICK_S)
-        await self._publish_lines(final=True)
+            if self.log.at_end:
+                await asyncio.sleep(TICK_S)
+        await self._publish_rest()
         await self._settled(await asyncio.to_thread(self._outcome, folder))
 
     async def _settled(self, outcome: dict[str, Any]) -> None:
@@ -186,6 +187,12 @@ class Supervisor:
         self.log.keep(lines)  # with the telling in one step of the loop: who follows from now on gets each line once
         for line in lines:
             self._tell(line)
+
+    async def _publish_rest(self) -> None:
+        """All that an ended run printed."""
+        await self._publish_lines(final=True)
+        while not self.log.at_end:
+            await self._publish_lines(final=True)
 
     def _tell(self, news: Line | Status) -> None:
         for follower in list(self._followers):

@@ -1,4 +1,4 @@
-"""What the tests of `web` share: what an answer and a refusal look like, a standing server, a trainer of a few lines."""
+"""What the tests of `web` share: what answers and refusals look like, a standing server, a trainer of a few lines."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,10 @@ from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from tests.conftest import Client, MakeClient
 
-WAIT_S = 60.0  # for what takes a moment; on a busy machine also long
+WAIT_S = 20.0  # for what takes a moment; on a busy machine also long
 CHINESE = re.compile("[\u4e00-\u9fff]")
-PAIR = {"mode": "single", "human_input": "你是谁？", "chosen": "我叫离~", "rejected": "我是 AI 助手。"}
-TALK = {"mode": "multi", "human_input": "你是谁？", "chosen": "我叫离~"}
+PAIR: dict[str, Any] = {"mode": "single", "human_input": "你是谁？", "chosen": "我叫离~", "rejected": "我是 AI 助手。"}
+TALK: dict[str, Any] = {"mode": "multi", "human_input": "你是谁？", "chosen": "我叫离~"}
 LASTING = "echo hello; sleep 1000"
 
 MakeTrainer = Callable[[str], Awaitable[Client]]
@@ -64,7 +64,7 @@ async def counts(client: Client) -> tuple[int, int]:
 async def until(true: Callable[[], object]) -> None:
     """Wait for it."""
     async with asyncio.timeout(WAIT_S):
-        while not true():
+        while not true():  # noqa: ASYNC110 - what is waited for knows no events
             await asyncio.sleep(0.01)
 
 
@@ -82,6 +82,21 @@ def busy(client: Client) -> Iterator[None]:
 def waiting(client: Client) -> int:
     """How many calls wait for the engine's thread."""
     return client.app[LOOP].engine._thread._work_queue.qsize()
+
+
+@contextlib.asynccontextmanager
+async def never_reading(client: Client) -> AsyncIterator[None]:
+    """A WebSocket whose client takes the first byte of the handshake and nothing more."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port, limit=1)
+    writer.write(
+        b"GET /ws/train/logs HTTP/1.1\r\nHost: localhost:8000\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    await reader.read(1)
+    try:
+        yield
+    finally:
+        writer.transport.abort()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -112,5 +127,5 @@ async def make_trainer(make_client: MakeClient, settings: Settings, tmp_path: Pa
 
     yield make
     for client in clients:
-        if not client.server.closed:  # type: ignore[attr-defined] # of BaseTestServer
+        if not client.server.closed:
             await client.post("/api/train/stop")

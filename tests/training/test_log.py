@@ -1,0 +1,156 @@
+"""A run's log as lines, however its bytes come."""
+
+import random
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefanno.training import log
+from prefanno.training.log import Line, RunLog
+from tests.properties import unhurried
+
+
+def _write(folder: Path, printed: bytes) -> None:
+    with (folder / "train.log").open("ab") as file:
+        file.write(printed)
+
+
+def _messages(lines: list[Line]) -> list[str]:
+    return [line.message for line in lines]
+
+
+def _read(folder: Path) -> list[Line]:
+    """What a new reader finds in a log that is over."""
+    return RunLog(folder).poll(final=True)
+
+
+def test_lines_come_as_they_are_completed(tmp_path: Path) -> None:
+    """A poll returns what was completed since the last one; an unfinished line waits for its end."""
+    reader = RunLog(tmp_path)
+    _write(tmp_path, b"one\ntwo\nthr")
+    assert _messages(reader.poll()) == ["one", "two"]
+    assert reader.poll() == []
+    _write(tmp_path, b"ee\n\nfour\n")
+    assert _messages(reader.poll()) == ["three", "", "four"]
+
+
+def test_the_last_line_needs_no_end(tmp_path: Path) -> None:
+    """When the run is over, what stands after the last newline is a line, once."""
+    _write(tmp_path, b"one\nlast words")
+    reader = RunLog(tmp_path)
+    assert _messages(reader.poll()) == ["one"]
+    assert _messages(reader.poll(final=True)) == ["last words"]
+    assert reader.poll(final=True) == []
+
+
+def test_a_run_that_printed_nothing_has_no_lines(tmp_path: Path) -> None:
+    """Without a log, and with an empty one, there is nothing to read."""
+    assert _read(tmp_path) == []
+    _write(tmp_path, b"")
+    assert _read(tmp_path) == []
+
+
+def test_of_a_progress_bar_the_last_state_counts(tmp_path: Path) -> None:
+    """A line that was written over with carriage returns is what was written last; CRLF ends a line like LF."""
+    _write(tmp_path, b"10%\r50%\r100%\nplain\r\n\r\nover\rwritten\r\n")
+    assert _messages(_read(tmp_path)) == ["100%", "plain", "", "written"]
+
+
+def test_characters_may_be_cut_by_a_poll(tmp_path: Path) -> None:
+    """A character whose bytes arrive in two parts is read as one."""
+    printed = "谜语 🦊 é\n".encode()
+    for cut in range(1, len(printed)):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        reader = RunLog(folder)
+        _write(folder, printed[:cut])
+        early = reader.poll()
+        _write(folder, printed[cut:])
+        assert _messages(early + reader.poll()) == ["谜语 🦊 é"]
+
+
+def test_what_is_no_utf8_is_shown_as_such(tmp_path: Path) -> None:
+    """Bytes that are no characters become replacement characters, and the lines after them are whole."""
+    _write(tmp_path, b"\xff\xfe\nfine\n\xe8\xb0")
+    assert _messages(_read(tmp_path)) == ["\ufffd\ufffd", "fine", "\ufffd"]
+
+
+def test_a_line_cannot_fill_the_memory(tmp_path: Path) -> None:
+    """Output without newlines is split into lines of at most LONGEST characters, and none of it is lost."""
+    printed = "x" * (3 * log.LONGEST + 7)
+    _write(tmp_path, printed.encode())
+    lines = _messages(_read(tmp_path))
+    assert "".join(lines) == printed
+    assert max(map(len, lines)) <= log.LONGEST
+
+
+@pytest.mark.parametrize("step", [1000, log.LONGEST - 1, log.LONGEST, log.LONGEST + 1, 300_000])
+def test_reading_again_gives_the_same_lines(tmp_path: Path, step: int) -> None:
+    """A reader that follows the log as it grows and one that reads it all afterwards find the same lines."""
+    chance = random.Random(0)
+    words = ["word ", "谜", "\n", "\r", "y" * 997, "z" * 80_001]
+    printed = "".join(chance.choices(words, weights=[50, 50, 5, 2, 20, 2], k=400)).encode()
+    follower, followed = RunLog(tmp_path), []
+    for start in range(0, len(printed), step):
+        _write(tmp_path, printed[start : start + step])
+        followed += follower.poll()
+    followed += follower.poll(final=True)
+    assert _read(tmp_path) == followed
+
+
+@unhurried
+@given(
+    st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\xe8\xb0\x9c", b"\xe8", b"\xff", b"\0"]), max_size=20), st.data()
+)
+def test_lines_do_not_depend_on_when_they_are_read(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], data: st.DataObject
+) -> None:
+    """Wherever the log stood at each poll, the lines are those of the whole text."""
+    folder, printed = tmp_path_factory.mktemp("run"), b"".join(pieces)
+    follower, lines, position = RunLog(folder), [], 0
+    while position < len(printed):
+        size = data.draw(st.integers(1, len(printed) - position))
+        _write(folder, printed[position : position + size])
+        lines += follower.poll()
+        position += size
+    lines += follower.poll(final=True)
+    *ended, rest = printed.decode(errors="replace").split("\n")
+    expected = [text.rstrip("\r").rpartition("\r")[2] for text in [*ended, *filter(None, [rest])]]
+    assert _messages(lines) == expected
+
+
+def test_only_the_last_lines_are_kept(tmp_path: Path) -> None:
+    """A reader keeps the last thousand lines for those who come later, and counts all."""
+    _write(tmp_path, b"".join(b"%d\n" % number for number in range(2 * log.KEPT)))
+    reader = RunLog(tmp_path)
+    new = reader.poll()
+    reader.keep(new)
+    assert len(new) == reader.count == 2 * log.KEPT
+    assert list(reader.lines) == new[-log.KEPT :]
+
+
+def test_a_line_has_the_time_at_which_it_began(tmp_path: Path) -> None:
+    """train.times says from which offset on the log grew at which second; a line has the time of its first byte."""
+    _write(tmp_path, b"one\ntwo starts here, and ends later\nthree\n")
+    seconds = [1_700_000_000, 1_700_000_005, 1_700_000_009]
+    (tmp_path / "train.times").write_text(f"0 {seconds[0]}\n10 {seconds[1]}\n36 {seconds[2]}\n")
+    times = [datetime.fromisoformat(line.time).timestamp() for line in _read(tmp_path)]
+    assert times == [seconds[0], seconds[0], seconds[2]]
+    assert _read(tmp_path)[0].time == datetime.fromtimestamp(seconds[0]).astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def test_times_are_read_as_they_are_written(tmp_path: Path) -> None:
+    """Each poll knows the times written until then; half a note of a time is read when it is whole."""
+    reader = RunLog(tmp_path)
+    (tmp_path / "train.times").write_text("0 1700000000\n4 17")
+    _write(tmp_path, b"one\n")
+    first = reader.poll()
+    with (tmp_path / "train.times").open("a") as file:
+        file.write("00000005\n")
+    _write(tmp_path, b"two\n")
+    lines = first + reader.poll()
+    assert [datetime.fromisoformat(line.time).timestamp() for line in lines] == [1_700_000_000, 1_700_000_005]
+    assert _read(tmp_path) == lines

@@ -1,0 +1,208 @@
+"""The WebSocket that shows a run's log."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiohttp import ClientWebSocketResponse
+
+from prefanno.keys import LOOP, SOCKETS
+from prefanno.training.log import Line
+from prefanno.web import answers, training
+from tests.conftest import Client, MakeClient
+from tests.web.conftest import LASTING, WAIT_S, MakeTrainer, never_reading, refused, until
+
+LOGS, START, STOP = "/ws/train/logs", "/api/train/start", "/api/train/stop"
+IDLE: dict[str, Any] = {"type": "status", "running": False}
+RUNNING: dict[str, Any] = {"type": "status", "running": True}
+HEARTBEAT = {"type": "heartbeat"}
+SLOWLY = "for i in $(seq 400); do echo $i; sleep 0.002; done"
+WIDE = 'line=$(printf "%02000d" 0); for i in $(seq 12); do for j in $(seq 500); do echo $line; done; sleep 0.2; done'
+
+Socket = ClientWebSocketResponse[bool]
+
+
+def _numbers(first: int, last: int) -> list[str]:
+    return [str(number) for number in range(first, last + 1)]
+
+
+async def _connect(client: Client) -> tuple[Socket, list[str], bool]:
+    """A new connection, its history's messages, and whether a run is under way."""
+    socket = await client.ws_connect(LOGS)
+    history, status = await _next(socket), await _next(socket)
+    assert set(history) == {"type", "logs"} and history["type"] == "history"
+    assert all(answers.LogLine().validate(line) == {} for line in history["logs"])
+    assert set(status) == {"type", "running"} and status["type"] == "status"
+    return socket, [line["message"] for line in history["logs"]], status["running"]
+
+
+async def _next(socket: Socket) -> dict[str, Any]:
+    message: dict[str, Any] = await socket.receive_json(timeout=WAIT_S)
+    return message
+
+
+async def _rest(socket: Socket) -> list[str]:
+    """The messages of all lines until the run has ended; nothing but lines comes before that."""
+    lines = []
+    while (message := await _next(socket)) != IDLE:
+        assert set(message) == {"type", "time", "message"} and message["type"] == "log"
+        lines.append(message["message"])
+    return lines
+
+
+async def test_history_then_status_then_lines_then_the_end(make_trainer: MakeTrainer) -> None:
+    """A client that watches a whole run gets an empty history, idle, running, each line in order, and idle."""
+    client = await make_trainer("seq 30; echo last")
+    socket, history, running = await _connect(client)
+    assert (history, running) == ([], False)
+    await client.post(START)
+    assert await _next(socket) == RUNNING
+    assert await _rest(socket) == [*_numbers(1, 30), "last"]
+
+
+async def test_each_change_is_told_once(make_trainer: MakeTrainer) -> None:
+    """Starts and stops reach every client as one status each."""
+    client = await make_trainer("sleep 1000")
+    sockets = [(await _connect(client))[0] for _ in range(2)]
+    for _ in range(2):
+        await client.post(START)
+        await client.post(STOP)
+    for socket in sockets:
+        await socket.send_str("ping")
+        told = [await _next(socket) for _ in range(5)]
+        assert told == [RUNNING, IDLE, RUNNING, IDLE, HEARTBEAT]
+
+
+async def test_only_the_text_ping_is_answered(client: Client) -> None:
+    """Each text frame `ping` gets a heartbeat; other frames get nothing and do no harm."""
+    socket, _, _ = await _connect(client)
+    for text in ("PING", "", "pong", '{"type": "ping"}', "ping "):
+        await socket.send_str(text)
+    await socket.send_bytes(b"ping")
+    await socket.send_str("ping")
+    assert await _next(socket) == HEARTBEAT
+    with pytest.raises(TimeoutError):
+        await socket.receive(timeout=0.1)
+
+
+async def test_heartbeats_come_unasked(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client gets heartbeats while nothing happens, and while lines come without a pause."""
+    monkeypatch.setattr(training, "HEARTBEAT_S", 0.03)
+    client = await make_trainer("while true; do echo hello; sleep 0.001; done")
+    socket, _, _ = await _connect(client)
+    for _ in range(3):
+        assert await _next(socket) == HEARTBEAT
+    await client.post(START)
+    kinds: list[str] = []
+    while kinds.count("heartbeat") < 5 or "log" not in kinds:
+        kinds.append((await _next(socket))["type"])
+
+
+async def test_history_is_of_the_last_run(make_trainer: MakeTrainer, make_client: MakeClient) -> None:
+    """After a run its last 1,000 lines are the history, also in the next server on the same home."""
+    client = await make_trainer("seq 1500")
+    await client.post(START)
+    await client.app[LOOP].training.wait()
+    socket, history, running = await _connect(client)
+    assert (history, running) == (_numbers(501, 1500), False)
+    await socket.close()
+    await client.close()
+    _, history, running = await _connect(await make_client(client.app[LOOP].settings))
+    assert (history, running) == (_numbers(501, 1500), False)
+
+
+async def test_the_next_server_takes_up_the_run(make_trainer: MakeTrainer, make_client: MakeClient) -> None:
+    """A run outlives its server: the next one shows what it printed, and tells its end."""
+    client = await make_trainer(LASTING)
+    socket, _, _ = await _connect(client)
+    await client.post(START)
+    assert [(await _next(socket))["type"] for _ in range(2)] == ["status", "log"]
+    settings = client.app[LOOP].settings
+    await client.close()
+    client = await make_client(settings)
+    await until(lambda: client.app[LOOP].training.log.count)
+    socket, history, running = await _connect(client)
+    assert (history, running) == (["hello"], True)
+    await client.post(STOP)
+    assert await _rest(socket) == []
+
+
+async def test_no_line_is_lost_or_doubled(make_trainer: MakeTrainer) -> None:
+    """Clients that connect in the middle of a run get every line once, in history or live."""
+    client = await make_trainer(SLOWLY)
+    await client.post(START)
+    connected = []
+    for _ in range(8):
+        connected.append(await _connect(client))
+        await asyncio.sleep(0.05)
+    assert connected[0][2] is True
+    for socket, history, running in connected:
+        assert history + (await _rest(socket) if running else []) == _numbers(1, 400)
+
+
+async def test_a_line_between_reading_and_telling_is_not_doubled(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that connects when lines have been read but not told yet gets them once."""
+    client = await make_trainer(LASTING)
+    supervisor = client.app[LOOP].training
+    await client.post(START)
+    read, told = asyncio.Event(), asyncio.Event()
+    poll, to_thread = supervisor.log.poll, asyncio.to_thread
+
+    async def held(function: Any, *arguments: Any, **named: Any) -> Any:
+        result = await to_thread(function, *arguments, **named)
+        if function == poll and isinstance(result, Sequence) and any(isinstance(line, Line) for line in result):
+            read.set()
+            await told.wait()
+        return result
+
+    monkeypatch.setattr(asyncio, "to_thread", held)
+    await read.wait()
+    socket, history, _ = await _connect(client)
+    told.set()
+    await client.post(STOP)
+    assert history + await _rest(socket) == ["hello"]
+
+
+async def test_a_burst_of_lines_is_told_in_full(make_trainer: MakeTrainer) -> None:
+    """A client that reads gets every line, also when many more than the backlog are printed at once."""
+    client = await make_trainer("seq 30000")
+    socket, _, _ = await _connect(client)
+    await client.post(START)
+    assert await _next(socket) == RUNNING
+    assert await _rest(socket) == _numbers(1, 30_000)
+
+
+async def test_a_client_that_never_reads_is_cut_off(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that takes nothing loses its connection during the run; the others get every line."""
+    monkeypatch.setattr(training, "BACKLOG", 2000)
+    client = await make_trainer(f"{WIDE}; sleep 1000")
+    async with never_reading(client):
+        await until(lambda: len(client.app[SOCKETS]) == 1)
+        socket, _, _ = await _connect(client)
+        await client.post(START)
+        assert await _next(socket) == RUNNING
+        lines = [await _next(socket) for _ in range(6000)]
+        assert all(line["type"] == "log" for line in lines)
+        await until(lambda: len(client.app[SOCKETS]) == 1)
+
+
+async def test_without_a_handshake_the_answer_names_websocket(client: Client) -> None:
+    """A plain GET is refused in the one shape, and says what the address is for."""
+    answer = await client.get(LOGS)
+    assert answer.status in (400, 426)
+    assert "WebSocket" in (await refused(answer, answer.status))["detail"]
+
+
+async def test_a_frame_that_is_too_long_ends_only_its_own_connection(client: Client) -> None:
+    """A client that sends megabytes is closed; others go on."""
+    greedy, _, _ = await _connect(client)
+    other, _, _ = await _connect(client)
+    with contextlib.suppress(ConnectionError):
+        await greedy.send_str("x" * (5 << 20))
+    await until(lambda: len(client.app[SOCKETS]) == 1)
+    await other.send_str("ping")
+    assert await _next(other) == HEARTBEAT
