@@ -205,4 +205,6 @@ def _reply(entry: dict[str, Any], side: str, value: str) -> tuple[str, str | Non
 
 
 def _time(text: str | None) -> datetime:
-    return datetime.fromisoformat(text) if text else datetime.now(UTC).replace(tzinfo=None)
+    """UTC without a zone, as the tables hold it; a time without a zone is taken for UTC."""
+    moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
+    return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

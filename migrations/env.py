@@ -1,7 +1,9 @@
 """How alembic reaches the database: `prefanno.db.upgrade.config` hands it the URL."""
 
+from typing import Any
+
 from alembic import context
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.pool import NullPool
 
 from prefanno.db.models import Base
@@ -11,12 +13,26 @@ from prefanno.db.models import Base
 # revision`) hands over no URL: it works on a file in the current folder.
 engine = create_engine(context.config.attributes.get("url", "sqlite:///data/prefanno.db"), poolclass=NullPool)
 
+
+@event.listens_for(engine, "connect")
+def leave_transactions_to_alembic(connection: Any, _record: object) -> None:
+    """By itself, sqlite3 runs CREATE and ALTER outside any transaction: a migration that fails would stay half done."""
+    connection.isolation_level = None
+
+
+@event.listens_for(engine, "begin")
+def begin(connection: Any) -> None:
+    """One transaction for all of a migration."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
 with engine.connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
         render_as_batch=True,
         transaction_per_migration=True,
+        transactional_ddl=True,
         compare_server_default=True,
     )
     with context.begin_transaction():

@@ -1,5 +1,6 @@
 """The application: its parts, brought up in order and torn down in reverse."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -15,6 +16,8 @@ from prefanno.training.supervisor import Supervisor
 from prefanno.web.body import MAX_BYTES
 from prefanno.web.middlewares import one_error_shape, walls
 from prefanno.web.routes import ROUTES
+
+CLOSE_S = 2.0  # for a client that never reads; it is cut off
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -37,22 +40,21 @@ def create_app(settings: Settings) -> web.Application:
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Loop]:
     """The stations of the loop, ready; also for the command line, without a server."""
-    async with Database.open(settings.database) as database:
-        engine, training = Engine(settings), Supervisor(settings, database)
-        try:
-            await training.adopt()
-            yield Loop(settings, database, engine, training)
-        finally:
-            await training.close()
-            await engine.close()
+    async with Database.open(settings.database) as database, contextlib.AsyncExitStack() as parts:
+        engine = Engine(settings)
+        parts.push_async_callback(engine.close)
+        training = Supervisor(settings, database)
+        parts.push_async_callback(training.close)
+        await training.adopt()
+        yield Loop(settings, database, engine, training)
 
 
 async def _let_go(app: web.Application) -> None:
     """An open WebSocket or a long generation would keep the server alive after it was told to end."""
     await app[LOOP].engine.unload()
     sockets = app[SOCKETS]
-    for socket in list(sockets):
-        await socket.close(code=WSCloseCode.GOING_AWAY)
+    closing = [asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), CLOSE_S) for socket in sockets]
+    await asyncio.gather(*closing, return_exceptions=True)
 
 
 def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:

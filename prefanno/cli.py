@@ -22,8 +22,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (PrefannoError, ValueError) as error:
-        sys.exit(f"prefanno: {error}")
+    except (PrefannoError, ValueError, OSError) as error:
+        sys.exit("prefanno: " + " ".join(str(error).split()))
 
 
 @click.group(epilog="Settings: " + "; ".join(f"{name} ({text})" for name, _, text in settings.describe()))

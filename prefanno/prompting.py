@@ -29,13 +29,14 @@ class Message(TypedDict):
 class ChatTemplate:
     """How one model writes a conversation.
 
-    `open` and `close` stand around a thought, `end` ends a reply; `knows_thinking` says that the template renders
-    thoughts itself.
+    `open` and `close` stand around a thought, `begin` opens a reply without one, `end` ends a reply; `knows_thinking`
+    says that the template renders thoughts itself.
     """
 
     tokenizer: Any
     open: str
     close: str
+    begin: str
     end: str
     knows_thinking: bool
 
@@ -45,14 +46,15 @@ class ChatTemplate:
         if not getattr(tokenizer, "chat_template", None):
             raise ValueError("this base model has no chat template, so it is no chat model; choose an instruct model")
         prompt = _render(tokenizer, [_USER], thinking=True, generate=True).removesuffix(OPEN)
+        begin = _begin(tokenizer)
         for key in ("reasoning_content", "thinking"):
             answer = {"role": "assistant", "content": _REPLY, key: _THOUGHT}
             text = _render(tokenizer, [_USER, answer], thinking=True)
             found = re.fullmatch(f"{re.escape(prompt)}(.*){_THOUGHT}(.*){_REPLY}(.*)", text, re.DOTALL)
             if found:
-                return cls(tokenizer, found[1], found[2], found[3], knows_thinking=True)
+                return cls(tokenizer, found[1], found[2], begin, found[3], knows_thinking=True)
         text = _render(tokenizer, [_USER, {"role": "assistant", "content": _REPLY}], thinking=True)
-        return cls(tokenizer, OPEN, CLOSE, text.rpartition(_REPLY)[2], knows_thinking=False)
+        return cls(tokenizer, OPEN, CLOSE, begin, text.rpartition(_REPLY)[2], knows_thinking=False)
 
     @property
     def close_marker(self) -> str:
@@ -68,7 +70,7 @@ class ChatTemplate:
         opened = text.endswith(self.open)
         if thinking:
             return text if opened else text + self.open
-        return text + self.close if opened else text
+        return text + (self.close if opened else self.begin)
 
     def completion(self, thinking: str | None, content: str) -> str:
         """What the model should write after `prompt(..., thinking=thinking is not None)`, with the end of the turn."""
@@ -104,6 +106,13 @@ _INSTRUCTIONS = {
     "en": "Before you reply, think in character, in a sentence or two, between <think> and </think>; then reply.",
 }
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def _begin(tokenizer: Any) -> str:
+    """What the template puts between the prompt for a reply without a thought and that reply."""
+    prompt = _render(tokenizer, [_USER], thinking=False, generate=True)
+    text = _render(tokenizer, [_USER, {"role": "assistant", "content": _REPLY}], thinking=False)
+    return text.removeprefix(prompt).partition(_REPLY)[0] if text.startswith(prompt) else ""
 
 
 def _with_instruction(messages: Sequence[Message]) -> list[Message]:

@@ -10,7 +10,7 @@ from prefanno import home
 from prefanno.app import create_app
 from prefanno.db import upgrade
 from prefanno.errors import InvalidSetting
-from prefanno.settings import Settings
+from prefanno.settings import MAX_PORT, Settings
 
 BACKLOG = 128
 
@@ -27,18 +27,23 @@ def serve(settings: Settings) -> None:
 
 def listening(settings: Settings) -> list[socket.socket]:
     """One socket for each address that this machine has. Raises InvalidSetting."""
-    sockets = []
+    sockets: list[socket.socket] = []
     for address in settings.host:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         try:
             sockets.append(socket.create_server((address, settings.port), family=family, backlog=BACKLOG))
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise InvalidSetting(
-                    f"port {settings.port} is taken; set another, for example: PREFANNO_PORT={settings.port + 1}"
-                ) from None
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-                raise InvalidSetting(f"cannot listen on {address}, port {settings.port}: {error.strerror}") from None
+                for opened in sockets:
+                    opened.close()
+                raise InvalidSetting(_refusal(settings, address, error)) from None
     if not sockets:
         raise InvalidSetting(f"this machine has none of the addresses {', '.join(settings.host)}; set PREFANNO_HOST")
     return sockets
+
+
+def _refusal(settings: Settings, address: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        other = settings.port + 1 if settings.port < MAX_PORT else settings.port - 1
+        return f"port {settings.port} is taken; set another, for example: PREFANNO_PORT={other}"
+    return f"cannot listen on {address}, port {settings.port}: {error.strerror}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -11,7 +12,7 @@ from prefanno.annotation.dataset import to_annotation
 from prefanno.db import annotations
 from prefanno.db.engine import Database
 from prefanno.db.models import DEFAULT_CHARACTER, Annotation
-from prefanno.rows import Exporter, Row
+from prefanno.rows import Exporter, Mode, Row
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,27 @@ async def load(database: Database, exporter: Exporter, files: Iterable[Path], sy
 
 def _checked(exporter: Exporter, file: Path, system_prompt: str) -> Iterator[Row]:
     for number, row in enumerate(exporter.reading(file), 1):
-        texts = [row.human_input, row.chosen, *(turn["content"] for turn in row.context)]
-        optional = [row.system_prompt, row.chosen_thinking, row.rejected, row.rejected_thinking]
-        for content in [*texts, *filter(None, optional)]:
-            if fault := text.fault(content):
-                raise ValueError(f"{file}, row {number}: {content!r:.60} {fault}")
+        if fault := _fault(row):
+            raise ValueError(f"{file}, row {number}: {fault}")
         yield row if row.system_prompt else replace(row, system_prompt=system_prompt)
+
+
+def _fault(row: Row) -> str | None:
+    """What keeps the row from being stored: a file may hold anything."""
+    if row.mode not in get_args(Mode):
+        return f"mode must be one of {', '.join(get_args(Mode))}, not {row.mode!r}"
+    if row.mode == "single" and row.rejected is None:
+        return "a single choice needs a rejected reply"
+    required: dict[str, object] = {"human_input": row.human_input, "chosen": row.chosen}
+    required |= {f"context.{i}": turn["content"] for i, turn in enumerate(row.context)}
+    optional = ("chosen_thinking", "rejected", "rejected_thinking")
+    required |= {name: value for name in optional if (value := getattr(row, name)) is not None}
+    required |= {"system": row.system_prompt} if row.system_prompt else {}
+    for name, value in required.items():
+        fault = text.fault(value) if isinstance(value, str) else "必须是字符串"
+        if fault:
+            return f"{name} {value!r:.60}: {fault}"
+    return None
 
 
 def _key(row: Annotation) -> Sequence[object]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from prefanno.errors import DatabaseUnavailable, StorageFull
@@ -115,9 +115,9 @@ async def _attempt(session: AsyncSession, work: Work[Any]) -> Any:
     try:
         async with session.begin_nested():
             return await work(session)
-    except OperationalError:
-        raise  # the disk or the file is at fault, not the request: the whole group fails
-    except Exception as error:  # noqa: BLE001 - it belongs to the one who asked
+    except Exception as error:
+        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
+            raise  # the disk or the file is at fault, not the request: the whole group fails
         return error
 
 
@@ -133,7 +133,8 @@ def _answer(future: asyncio.Future[Any], outcome: Any) -> None:
 def _domain_error(error: Exception) -> Exception:
     if not isinstance(error, DBAPIError):
         return error
-    cause = str(error.orig)
+    causes = [error, error.__context__] if error.__context__ else [error]
+    cause = "; ".join(str(getattr(found, "orig", found)) for found in causes)  # a full disk hides behind its rollback
     if "disk is full" in cause or "No space left" in cause:
         return StorageFull()
     return DatabaseUnavailable(f"the database cannot serve now: {cause}", f"数据库暂时不可用：{cause}")

@@ -55,7 +55,8 @@ class Engine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._cancelled = threading.Event()
         self._changing = asyncio.Lock()
-        self._model: LocalModel | None = None
+        self._model: LocalModel | None = None  # this and the next belong to the thread
+        self._current: Loaded | None = None
         self.state: State = "unloaded"
         self.loaded: Loaded | None = None
 
@@ -68,18 +69,21 @@ class Engine:
         async with self._changing:
             try:
                 self.loaded = await self._run(lambda: self._load(config, adapter))
-                self.state = "loaded"
-                return self.loaded
             except BaseException:
                 await self._release()
+                self.state = "unloaded"
                 raise
+            self.state = "loaded"
+            return self.loaded
 
     async def unload(self) -> None:
         """Free the model's memory; waits for the end of a load. With nothing loaded: nothing."""
         self._cancel_generations()
         async with self._changing:
-            if self.state == "loaded":
+            if self.loaded is not None:
                 await self._release()
+                if self.state == "loaded":  # else the next load waits already
+                    self.state = "unloaded"
 
     async def generate(self, message: str, context: list[Message], seed: int) -> Generated:
         """Answer with `num_responses` candidates.
@@ -88,19 +92,20 @@ class Engine:
         """
         if self.loaded is None:
             raise ModelNotLoaded
-        loaded, cancelled = self.loaded, self._cancelled
+        cancelled = self._cancelled
 
         def check() -> None:
             if cancelled.is_set():
                 raise GenerationCancelled
 
-        def work() -> list[Reply]:
+        def work() -> Generated:
             check()
-            if self._model is None:
+            if self._model is None or self._current is None:
                 raise GenerationCancelled
-            return self._model.generate(loaded.config, message, context, seed, check)
+            replies = self._model.generate(self._current.config, message, context, seed, check)
+            return Generated(replies, self._current)
 
-        return Generated(await self._run(work), loaded)
+        return await self._run(work)
 
     async def base_model(self) -> str:
         """What another process can load the base model from; converts the demo model where that was not done yet."""
@@ -118,19 +123,19 @@ class Engine:
     def _load(self, config: GenerationConfig, adapter: str | None) -> Loaded:
         if self._model is None:
             self._model = LocalModel(base_model.resolve(self._settings))
-        if self.loaded is None or self.loaded.adapter != adapter:
+        if self._current is None or self._current.adapter != adapter:
             self._model.use(adapter)
-        return Loaded(config, adapter, self._model.device, self._model.context_length)
+        self._current = Loaded(config, adapter, self._model.device, self._model.context_length)
+        return self._current
 
     def _free(self) -> None:
-        model, self._model = self._model, None
+        model, self._model, self._current = self._model, None, None
         if model is not None:
             model.free()
 
     async def _release(self) -> None:
         self.loaded = None
         await self._run(self._free)
-        self.state = "unloaded"
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, _contained, work)

@@ -9,6 +9,7 @@ Sampling follows transformers' `generate`: repetition penalty over prompt and te
 """
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 TAIL = 16  # tokens looked at for the end of a thought; the longest closing tag in use takes 5
+
+HALF_TAG = re.compile(r"<[^>]*$")  # may still become a tag, and then vanish
 
 
 @dataclass
@@ -106,7 +109,7 @@ class Decoder:
                 row.finish_reason = "stop"
             else:
                 row.text.append(token)
-                row.visible = row.visible or bool(without_tags(self._decoded(row.text)))
+                row.visible = row.visible or bool(HALF_TAG.sub("", self._split(row)[1]))
         if row.tokens >= config.max_new_tokens:
             row.finish_reason = row.finish_reason or "length"
         return token
@@ -116,16 +119,12 @@ class Decoder:
         closing = self.tokenizer.encode(self.template.close, add_special_tokens=False)
         if token not in self._ends:
             row.thought.append(token)
-            tail = self._decoded(row.thought[-TAIL:])
-            before, marker, _ = tail.partition(self.template.close_marker)
-            if marker:
+            if self.template.close_marker in self._decoded(row.thought[-TAIL:]):
                 rest = self.template.close.partition(self.template.close_marker)[2]
                 row.forced.extend(self.tokenizer.encode(rest, add_special_tokens=False))
                 row.thinking = False
                 return token
-            one_line = (
-                not self.template.knows_thinking and "\n" in before.rstrip(" ") and self._decoded(row.thought).strip()
-            )
+            one_line = not self.template.knows_thinking and self._ends_line(row)
             if not one_line and row.tokens + len(closing) < budget:
                 return token
             row.forced.extend(closing)
@@ -135,12 +134,20 @@ class Decoder:
         row.thinking = False
         return token
 
+    def _ends_line(self, row: Row) -> bool:
+        """Whether the thought's last token ends a line that says something."""
+        return "\n" in self._decoded(row.thought[-1:]) and bool(self._decoded(row.thought).strip())
+
     @property
     def _ends(self) -> list[int]:
         """The tokens that end a turn."""
         configured = self.model.generation_config.eos_token_id
         ends = set(configured if isinstance(configured, list) else [configured, self.tokenizer.eos_token_id])
         return sorted(end for end in ends if end is not None)
+
+    def _split(self, row: Row) -> tuple[str | None, str]:
+        """What a person sees of the reply, and a thought that was not asked for."""
+        return split_thinking(self.tokenizer.decode(row.text, skip_special_tokens=True))
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=False))
@@ -152,7 +159,7 @@ class Decoder:
 
     def _reply(self, row: Row) -> Reply:
         thought = without_tags(self._decoded(row.thought).partition(self.template.close_marker)[0])
-        stray, content = split_thinking(self.tokenizer.decode(row.text, skip_special_tokens=True))
+        stray, content = self._split(row)
         return Reply(thought or stray, content, row.finish_reason or "stop", row.tokens)
 
 
