@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from marshmallow import Schema, ValidationError
 
 from prefanno.errors import InvalidInput
@@ -22,7 +23,10 @@ async def read(request: web.Request, schema: Schema, required: bool) -> Any:
 
     Raises InvalidInput, HTTPUnsupportedMediaType, HTTPRequestEntityTooLarge.
     """
-    raw = await request.read()
+    try:
+        raw = await request.read()
+    except (HttpProcessingError, web.RequestPayloadError):
+        raise InvalidInput({BODY: ["无法读取：内容与 Content-Encoding 或长度不符"]}) from None
     if not raw and not required:
         return validated(schema, {})
     if request.content_type != "application/json":

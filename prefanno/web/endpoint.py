@@ -9,7 +9,7 @@ The handler gets the validated body or query; `openapi.py` reads the same declar
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 
 from aiohttp import web
 from marshmallow import Schema
@@ -58,10 +58,12 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
     return declare
 
 
+dumps = partial(json.dumps, ensure_ascii=False)  # UTF-8, readable as it is
+
+
 def reply(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """JSON in UTF-8, readable as it is."""
-    text = json.dumps(content, ensure_ascii=False)
-    return web.Response(text=text, status=status, headers=headers, content_type="application/json")
+    """A JSON answer."""
+    return web.Response(text=dumps(content), status=status, headers=headers, content_type="application/json")
 
 
 def done(message: str, data: object = None) -> web.Response:

@@ -37,7 +37,6 @@ TEXTS = {
     413: "请求体过大，上限为 1 MiB",
     415: "请求体必须是 application/json",
     421: "拒绝访问：Host 不在允许列表中；可通过 PREFANNO_ALLOWED_HOSTS 添加",
-    426: "请使用 WebSocket 连接",
 }
 
 
@@ -52,14 +51,13 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
     """Turn every exception into `{"detail": …}`, with `errors` for fields at fault and an incident id for a bug."""
     try:
         return await handler(request)
-    except errors.PrefannoError as error:
+    except tuple(STATUSES) as error:
         return _failure(error)
     except web.HTTPException as error:
         if not isinstance(error, web.HTTPError):
             raise
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        text = TEXTS.get(error.status, f"请求失败（{error.status}）")
-        return reply({"detail": text}, error.status, allow)
+        return reply({"detail": TEXTS.get(error.status, f"请求失败（{error.status}）")}, error.status, allow)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return _failure(errors.StorageFull())
@@ -96,9 +94,7 @@ def _host_name(host: str) -> str | None:
 
 
 def _failure(error: errors.PrefannoError) -> web.Response:
-    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), None)
-    if status is None:
-        raise error
+    status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     content: dict[str, object] = {"detail": error.detail}
     if isinstance(error, errors.InvalidInput):
         content["errors"] = error.fields

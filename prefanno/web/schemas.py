@@ -27,7 +27,7 @@ class StrictSchema(Schema):
     error_messages = {"unknown": "未知字段，请删除", "type": "必须是 JSON 对象"}
 
 
-REQUIRED = {"required": "缺少该字段", "null": "不能为 null"}
+REQUIRED: dict[str, Any] = {"required": "缺少该字段", "null": "不能为 null"}
 
 
 class Text(fields.String):
@@ -60,7 +60,7 @@ class Number(fields.Float):
     default_error_messages = {**REQUIRED, "invalid": "必须是有限的数字"}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) is not int and (type(value) is not float or not math.isfinite(value)):
             raise self.make_error("invalid")
         return value
 
@@ -112,7 +112,8 @@ class Context(fields.List[Any]):
     default_error_messages = {"invalid": "必须是数组"}
 
     def __init__(self) -> None:
-        super().__init__(fields.Nested(TurnSchema), load_default=list, allow_none=True)
+        turn = fields.Nested(TurnSchema, error_messages=REQUIRED)
+        super().__init__(turn, load_default=list, allow_none=True)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         turns: list[Any] = super()._deserialize(value, attr, data, **kwargs) or []

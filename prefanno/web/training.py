@@ -14,7 +14,7 @@ from prefanno.keys import LOOP, SOCKETS
 from prefanno.training.log import Line
 from prefanno.training.supervisor import Status
 from prefanno.web import answers
-from prefanno.web.endpoint import done, endpoint
+from prefanno.web.endpoint import done, dumps, endpoint
 from prefanno.web.schemas import Nothing
 
 RECENT = 50  # lines in the status
@@ -100,7 +100,7 @@ async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[dict[str, Any
                 break
             if clock() >= beat:
                 beat += HEARTBEAT_S
-            await socket.send_json(item)
+            await socket.send_json(item, dumps=dumps)
     await socket.close()
 
 

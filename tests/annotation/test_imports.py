@@ -84,6 +84,7 @@ BAD: list[tuple[Any, str]] = [
     ({**GOOD, "system": "\0"}, "NUL"),
     ({**GOOD, "chosen": {"from": "human", "value": "Ho"}}, "chosen reply must come from gpt"),
     ({**GOOD, "conversations": []}, "human"),
+    ({"conversations": []}, ""),
     ({**GOOD, "conversations": [{"from": "gpt", "value": "Hi"}]}, "alternate"),
     ({"chosen": GOOD["chosen"]}, "'conversations' is missing"),
     ({**GOOD, "chosen": {"from": "gpt"}}, "'value' is missing"),

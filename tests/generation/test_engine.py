@@ -4,7 +4,7 @@ import asyncio
 import gc
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -209,28 +209,22 @@ async def test_a_load_during_an_unload_is_loading_all_the_time(engine: Engine, s
     assert await loading == engine.loaded and _state(engine) == "loaded"
 
 
-@pytest.mark.parametrize("ending", ["unload", "load", "load another"])
-async def test_unload_and_load_cancel_generations(engine: Engine, stage: Stage, ending: str) -> None:
+@pytest.mark.parametrize("action", ["unload", "load", "load another"])
+async def test_unload_and_load_cancel_generations(engine: Engine, stage: Stage, action: str) -> None:
     """A generation under way, and those that wait behind it, end with GenerationCancelled; the next one works."""
     await engine.load(CONFIG, "a")
     stage.close()
     generating = [asyncio.create_task(engine.generate(f"message {number}", [], 7)) for number in range(3)]
     await stage.taken()
-    actions: dict[str, Coroutine[Any, Any, object]] = {
-        "unload": engine.unload(),
-        "load": engine.load(OTHER, "a"),
-        "load another": engine.load(OTHER, "b"),
-    }
-    ended = asyncio.create_task(actions.pop(ending))
-    for unused in actions.values():
-        unused.close()
+    ending = engine.unload() if action == "unload" else engine.load(OTHER, "a" if action == "load" else "b")
+    ended = asyncio.ensure_future(ending)
     await asyncio.sleep(0)
     stage.gate.set()
     results = await asyncio.gather(*generating, return_exceptions=True)
     assert [type(result) for result in results] == [GenerationCancelled] * 3
     await ended
     assert [event for event in stage.events if "message" in event] == ["generate message 0"]
-    if ending == "unload":
+    if action == "unload":
         await engine.load(OTHER, "b")
     assert (await _replies(engine))[0].endswith("0.5 hi 7")
 

@@ -88,6 +88,21 @@ def test_run_json_says_who_keeps_the_run(tmp_path: Path) -> None:
     assert not process.alive(identity)
 
 
+def test_a_detached_keeper_belongs_to_nobody(tmp_path: Path) -> None:
+    """With --detach the launcher ends at once, and the run goes on in a session and under a parent of its own."""
+    (tmp_path / "script.sh").write_text("while [ ! -e go ]; do sleep 0.05; done; exit 4")
+    assert subprocess.run([*KEEPER, "--detach", "script.sh"], cwd=tmp_path, timeout=WAIT_S, check=False).returncode == 0
+    _until((tmp_path / "run.json").exists)
+    identity: process.Identity = json.loads((tmp_path / "run.json").read_text())
+    kept = psutil.Process(identity["pid"])
+    assert kept.ppid() != os.getpid() and os.getsid(kept.pid) == kept.pid
+    assert not (tmp_path / "exit.json").exists()
+    (tmp_path / "go").touch()
+    _until((tmp_path / "exit.json").exists)
+    assert _ended(tmp_path)["exit_code"] == 4
+    _until(lambda: not process.alive(identity))
+
+
 def test_the_script_runs_in_the_runs_folder_with_our_python_and_no_input(tmp_path: Path) -> None:
     """train.sh gets PYTHON, the run's folder and an empty input, so it can neither miss prefanno nor wait for keys."""
     ended = _run(tmp_path, 'echo "$PYTHON"; pwd; read -r line || echo no input')

@@ -21,7 +21,7 @@ from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from tests.conftest import Client, MakeClient
 
-WAIT_S = 20.0  # for what takes a moment; on a busy machine also long
+WAIT_S = 60.0  # for what takes a moment; on a busy machine also long
 CHINESE = re.compile("[\u4e00-\u9fff]")
 PAIR: dict[str, Any] = {"mode": "single", "human_input": "你是谁？", "chosen": "我叫离~", "rejected": "我是 AI 助手。"}
 TALK: dict[str, Any] = {"mode": "multi", "human_input": "你是谁？", "chosen": "我叫离~"}

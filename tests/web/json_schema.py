@@ -13,7 +13,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 READ = {
     *("$ref", "type", "enum", "minimum", "maximum", "default", "description", "title"),
-    *("properties", "required", "additionalProperties", "items", "anyOf", "allOf", "oneOf"),
+    *("properties", "required", "additionalProperties", "items", "anyOf", "allOf"),
 }
 
 
@@ -23,13 +23,15 @@ def misfits(document: dict[str, Any], schema: dict[str, Any], value: Any, place:
     if "$ref" in schema:
         return misfits(document, resolved(document, schema), value, place)
     found = [fault for part in schema.get("allOf", ()) for fault in misfits(document, part, value, place)]
-    for choice in ("anyOf", "oneOf"):
-        if choice in schema and all(misfits(document, part, value, place) for part in schema[choice]):
-            found.append(f"{place}: fits none of {choice}")
+    choices = schema.get("anyOf", [])
+    if choices and all(misfits(document, choice, value, place) for choice in choices):
+        found.append(f"{place}: fits none of the choices")
     if "type" in schema and not _is_of(schema["type"], value):
         return [*found, f"{place}: {value!r} is no {schema['type']}"]
     if "enum" in schema and value not in schema["enum"]:
         found.append(f"{place}: {value!r} is not one of {schema['enum']}")
+    if isinstance(value, int | float) and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        found.append(f"{place}: {value} is out of range")
     if isinstance(value, dict):
         found += _misfits_of_object(document, schema, value, place)
     if isinstance(value, list) and "items" in schema:

@@ -190,7 +190,8 @@ async def test_no_body_where_one_is_needed(standing: Client, path: str) -> None:
 async def test_a_body_that_is_not_encoded_as_it_says(standing: Client, path: str, encoding: str) -> None:
     """A body that cannot be decompressed is refused as a whole."""
     before = await _state(standing)
-    answer = await _post(standing, path, b"\x1f\x8b\x08" + b"{}" * 50, JSON | {"Content-Encoding": encoding})
+    headers = JSON | {"Content-Encoding": encoding, "Connection": "close"}
+    answer = await _post(standing, path, b"\x1f\x8b\x08" + b"{}" * 50, headers)
     assert await faults(answer) == {BODY}
     assert await _state(standing) == before
 

@@ -32,7 +32,8 @@ LIMITS = [
     ("query", "field"),
     [(f"limit={value}", "limit") for value in LIMITS]
     + [("limit=5&limit=6", "limit"), ("limit=5&limit=5", "limit"), ("dataset=roleplay&dataset=preference", "dataset")]
-    + [("dataset=%00", "dataset"), ("dataset=%ff", "dataset"), ("dataset=preference%00", "dataset"), ("%00=1", "\0")],
+    + [("dataset=%00", "dataset"), ("dataset=%ff", "dataset"), ("dataset=preference%00", "dataset"), ("%00=1", "\0")]
+    + [(f"{name}=1&{name}=2", shown) for name, shown in (("limit", "limit"), ("x", "x"), ("%0A", "\n"))],
     ids=lambda text: text[:40],
 )
 async def test_odd_query_parameters(standing: Client, query: str, field: str) -> None:

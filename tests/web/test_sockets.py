@@ -176,6 +176,17 @@ async def test_a_burst_of_lines_is_told_in_full(make_trainer: MakeTrainer) -> No
     assert await _rest(socket) == _numbers(1, 30_000)
 
 
+async def test_a_run_that_prints_without_a_pause_can_be_watched_and_stopped(make_trainer: MakeTrainer) -> None:
+    """While a run prints faster than anybody reads, its lines arrive, and stopping it works."""
+    client = await make_trainer("while [ $SECONDS -lt 8 ]; do echo hello; done; sleep 1000")
+    socket, _, _ = await _connect(client)
+    await client.post(START)
+    assert await _next(socket) == RUNNING
+    assert (await _next(socket))["message"] == "hello"
+    answer = await client.post(STOP)
+    assert answer.status == 200
+
+
 async def test_a_client_that_never_reads_is_cut_off(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing loses its connection during the run; the others get every line."""
     monkeypatch.setattr(training, "BACKLOG", 2000)

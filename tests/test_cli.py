@@ -1,0 +1,297 @@
+"""The command line, mostly as real processes: what it prints, how it ends, and that no error is a traceback."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from prefanno import __version__, home
+from prefanno.cli import cli
+from prefanno.db import upgrade
+from prefanno.settings import PREFIX, Settings, describe
+
+WAIT_S = 120.0
+PROGRAM = (sys.executable, "-P", "-m", "prefanno")
+GOOD = """
+echo training
+mkdir adapter
+echo '{}' > adapter/adapter_config.json
+echo weights > adapter/adapter_model.safetensors
+"""
+PAIR = {
+    "conversations": [{"from": "human", "value": "Hi"}],
+    "chosen": {"from": "gpt", "value": "Ho"},
+    "rejected": {"from": "gpt", "value": "No"},
+}
+
+Done = subprocess.CompletedProcess[str]
+
+
+def _environment(settings: Settings, **changes: str) -> dict[str, str]:
+    """This process's variables, with the home and the model of the test in place of any PREFANNO_ settings."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**others, "PREFANNO_HOME": str(settings.home), "PREFANNO_MODEL": settings.model, **changes}
+
+
+def _run(settings: Settings, *arguments: str, **changes: str) -> Done:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env=_environment(settings, **changes),
+        cwd=settings.home.parent,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+
+
+def _refusal(done: Done) -> str:
+    """The one line on stderr of a command that was refused."""
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "Traceback" not in line
+    return line
+
+
+def _script(settings: Settings, content: str) -> str:
+    settings.home.mkdir(exist_ok=True)
+    file = settings.home / "stub.sh"
+    file.write_text(content)
+    return str(file)
+
+
+@pytest.fixture
+def model(settings: Settings) -> Settings:
+    """A fresh home and a base model that no test here loads."""
+    return replace(settings, model="base")
+
+
+def _add(settings: Settings, *entries: object) -> Done:
+    """Import these entries."""
+    file = settings.home.parent / "rows.json"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    return _run(settings, "import", str(file))
+
+
+def test_help_names_commands_and_settings(settings: Settings) -> None:
+    """`prefanno --help` lists every command and every setting, and `--version` the version."""
+    shown = _run(settings, "--help")
+    assert shown.returncode == 0
+    words = shown.stdout.split()
+    assert {"serve", "export", "import", "db", "train", "doctor"} <= set(words)
+    text = " ".join(words)
+    assert all(name in text for name, _, _ in describe())
+    assert __version__ in _run(settings, "--version").stdout
+
+
+@pytest.mark.parametrize("command", [("export",), ("db", "upgrade"), ("train",), ("doctor",), ("serve",)])
+def test_an_unknown_setting_is_refused_by_name(settings: Settings, command: tuple[str, ...]) -> None:
+    """A misspelt variable stops every command, in one line that names it; nothing is made."""
+    line = _refusal(_run(settings, *command, PREFANNO_MODLE="demo"))
+    assert line.startswith("prefanno: unknown setting PREFANNO_MODLE; the settings are: ")
+    assert not settings.home.exists()
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("import",), ("import", "/nowhere.json"), ("export", "--colour")])
+def test_wrong_usage_says_what_is_wrong(settings: Settings, arguments: tuple[str, ...]) -> None:
+    """An unknown command, option or file ends with click's code 2 and a hint, without a traceback."""
+    done = _run(settings, *arguments)
+    assert done.returncode == 2
+    assert "Error: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_db_upgrade_makes_the_database_once(settings: Settings) -> None:
+    """The first call makes the database, the second finds it up to date; both say which schema it has."""
+    first, second = _run(settings, "db", "upgrade"), _run(settings, "db", "upgrade")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert first.stdout == f"{settings.database}: upgraded to schema {upgrade.HEAD}\n"
+    assert second.stdout == f"{settings.database}: is at schema {upgrade.HEAD}\n"
+    assert first.stderr == second.stderr == ""
+
+
+def test_a_broken_database_is_one_line(settings: Settings) -> None:
+    """A file that is no database is named, with the cure."""
+    settings.data.mkdir(parents=True)
+    settings.database.write_bytes(b"no database" * 1000)
+    for command in (("db", "upgrade"), ("export",)):
+        line = _refusal(_run(settings, *command))
+        assert str(settings.database) in line and "Restore a backup, or move the file away" in line
+
+
+@pytest.mark.parametrize("command", ["db", "import", "train"])
+def test_a_second_owner_is_refused(settings: Settings, tmp_path: Path, command: str) -> None:
+    """What writes to a home that another process owns is refused in one line; `export`, which reads, is not."""
+    (tmp_path / "rows.json").write_text(json.dumps([PAIR]))
+    arguments = {"db": ("db", "upgrade"), "import": ("import", "rows.json"), "train": ("train",)}
+    with home.owned(settings):
+        upgrade.upgrade(settings.database)
+        line = _refusal(_run(settings, *arguments[command]))
+        assert line.startswith(f"prefanno: another prefanno uses {settings.home}; stop it, or set PREFANNO_HOME")
+        if command == "import":
+            assert _run(settings, "export").returncode == 0
+
+
+def test_import_and_export_count_their_rows(settings: Settings, tmp_path: Path) -> None:
+    """What was imported is exported; a second import finds it there already."""
+    done = _add(settings, PAIR, {**PAIR, "system": "Be Li."}, PAIR)
+    assert (done.stdout, done.stderr) == ("2 annotations added, 1 were there already\n", "")
+    assert _add(settings, PAIR).stdout == "0 annotations added, 1 were there already\n"
+    done = _run(settings, "export")
+    preference, roleplay = settings.data / "li_preference.json", settings.data / "li_roleplay.json"
+    assert done.stdout == f"2 rows in {preference}\n0 rows in {roleplay}\n"
+    assert len(json.loads(preference.read_text(encoding="utf-8"))) == 2
+    assert _run(settings, "export", "--to", str(tmp_path / "elsewhere")).returncode == 0
+    assert (tmp_path / "elsewhere" / preference.name).read_bytes() == preference.read_bytes()
+
+
+def test_export_needs_a_database(settings: Settings) -> None:
+    """Without a database, `export` says how to get one, and makes nothing."""
+    done = _run(settings, "export")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"no up-to-date database in {settings.data}; run `prefanno db upgrade` first" in done.stderr
+    assert not settings.home.exists()
+
+
+def test_an_unknown_format_is_refused_by_name(settings: Settings) -> None:
+    """A format that nobody installed is named, together with those there are."""
+    _run(settings, "db", "upgrade")
+    line = _refusal(_run(settings, "export", "--format", "parquet"))
+    assert "parquet" in line and "sharegpt" in line
+
+
+def test_an_export_that_cannot_be_written_is_one_line(settings: Settings, tmp_path: Path) -> None:
+    """A folder that cannot be made is named with its reason."""
+    _run(settings, "db", "upgrade")
+    (tmp_path / "file").write_text("in the way")
+    line = _refusal(_run(settings, "export", "--to", str(tmp_path / "file" / "below")))
+    assert str(tmp_path / "file") in line
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"conversations": []},
+        {**PAIR, "chosen": {"from": "gpt", "value": " "}},
+        {**PAIR, "conversations": [{"from": "human", "value": 5}]},
+        {**PAIR, "mode": "other"},
+        {"conversations": PAIR["conversations"], "chosen": PAIR["chosen"]},
+        "text",
+    ],
+    ids=["no turns", "blank", "a number", "mode", "no rejected", "no object"],
+)
+def test_a_bad_row_is_named_in_one_line(settings: Settings, bad: object) -> None:
+    """A file with a bad row is refused as a whole, naming file and row."""
+    line = _refusal(_add(settings, PAIR, bad))
+    assert str(settings.home.parent / "rows.json") in line and "row 2" in line
+    assert _add(settings, PAIR).stdout == "1 annotations added, 0 were there already\n"
+
+
+def test_a_home_that_cannot_be_made_is_one_line(settings: Settings) -> None:
+    """A file where the home should be is named, with the setting to change."""
+    settings.home.write_text("a file")
+    line = _refusal(_run(settings, "db", "upgrade"))
+    assert line.startswith(f"prefanno: cannot write to {settings.home}: ") and "set PREFANNO_HOME" in line
+
+
+def test_training_on_nothing_is_one_line(model: Settings) -> None:
+    """Without annotations `train` says so; nothing is run."""
+    line = _refusal(_run(model, "train"))
+    assert line.startswith("prefanno: there is nothing to train on")
+    assert list(model.runs.iterdir()) == []
+
+
+def test_train_shows_the_log_and_names_the_adapter(model: Settings) -> None:
+    """`train` prints what the run prints, with its times, and at the end where the adapter is."""
+    _add(model, PAIR)
+    done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=_script(model, GOOD))
+    assert done.returncode == 0, done
+    *lines, last = done.stdout.splitlines()
+    assert [line[21:] for line in lines] == ["training"]
+    assert last == f"adapter: {model.outputs / 'li-simpo-1'}"
+    assert (model.outputs / "li-simpo-1" / "adapter_config.json").is_file()
+
+
+def test_train_that_fails_says_why(model: Settings) -> None:
+    """A run that fails ends the command with 1, and its last line is the reason."""
+    _add(model, PAIR)
+    done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=_script(model, "echo no memory; exit 3"))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines()[-1] == "failed: train.sh ended with exit code 3: no memory"
+    assert list(model.outputs.iterdir()) == []
+
+
+def test_ctrl_c_stops_the_run(model: Settings) -> None:
+    """Ctrl-C during `train` ends the run's processes, and the command says that it was stopped."""
+    _add(model, PAIR)
+    script = _script(model, "echo $$; exec sleep 1000")
+    with subprocess.Popen(
+        [*PROGRAM, "train"],
+        env=_environment(model, PREFANNO_TRAIN_SCRIPT=script),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as training:
+        assert training.stdout is not None
+        trainer = psutil.Process(int(training.stdout.readline().split()[-1]))
+        assert trainer.is_running()
+        training.send_signal(signal.SIGINT)
+        shown = training.stdout.read().splitlines()
+        assert training.wait(WAIT_S) == 1
+    assert shown == ["stopping the run", "stopped: stopped on request"]
+    assert not trainer.is_running()
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No PREFANNO_ variable of the machine's own."""
+    for name in list(os.environ):
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def _doctor(settings: Settings, **changes: str) -> tuple[Result, dict[str, str]]:
+    """What the doctor finds, by the name of the check. In this process, which has loaded torch already."""
+    result = CliRunner().invoke(cli, ["doctor"], env=_environment(settings, **changes))
+    lines = result.stdout.splitlines()
+    return result, {line[6:].partition(":")[0]: line for line in lines}
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_doctor_looks_at_everything(settings: Settings) -> None:
+    """The doctor says of each part whether it is well; a fresh home lacks nothing that the home itself holds."""
+    result, found = _doctor(settings)
+    expected = {"python", "home", "disk", "database", "base model", "device", "train script", "API page"}
+    assert set(found) == expected
+    assert found["database"] == "ok    database: none yet; `prefanno serve` makes it"
+    assert all(found[name].startswith("ok    ") for name in expected - {"API page", "disk"})
+    assert result.exit_code == (1 if "FAIL" in result.stdout else 0)
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_doctor_names_what_is_wrong_and_its_cure(settings: Settings) -> None:
+    """A missing script and a broken database are two findings, each with its cure; the rest is still looked at."""
+    settings.data.mkdir(parents=True)
+    settings.database.write_bytes(b"no database" * 1000)
+    result, found = _doctor(settings, PREFANNO_TRAIN_SCRIPT="/nowhere/train.sh")
+    assert result.exit_code == 1
+    assert found["train script"] == "FAIL  train script: /nowhere/train.sh is missing; set PREFANNO_TRAIN_SCRIPT"
+    assert found["database"].startswith(f"FAIL  database: cannot use the database {settings.database}")
+    assert found["home"].startswith("ok")
+
+
+@pytest.mark.usefixtures("clean_environment")
+def test_doctor_may_be_called_beside_a_server(settings: Settings) -> None:
+    """A home in use and a database at the newest schema are well."""
+    with home.owned(settings):
+        upgrade.upgrade(settings.database)
+        _, found = _doctor(settings)
+    assert found["home"] == f"ok    home: {settings.home} is in use by a running prefanno"
+    assert found["database"] == f"ok    database: schema {upgrade.HEAD}, sound"

@@ -1,0 +1,185 @@
+"""The OpenAPI document: what it promises is what the server does."""
+
+import io
+import re
+from typing import Any
+
+import pytest
+
+from prefanno.keys import LOOP
+from prefanno.web.endpoint import SPEC
+from prefanno.web.routes import ROUTES
+from tests.conftest import Client
+from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, shared
+from tests.web.json_schema import misfits, resolved
+from tests.web.test_model import DEFAULTS, OUTSIDE, WITHIN
+
+DECLARED = {(route.path, route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES}
+NO_BODY = {"/api/model/unload", "/api/train/start", "/api/train/stop"}
+
+TEXT: dict[str, Any] = {"type": "string"}
+TRUTH: dict[str, Any] = {"type": "boolean", "default": True}
+MAYBE: dict[str, Any] = {"type": ["string", "null"]}
+MODE: dict[str, Any] = {"type": "string", "enum": ["single", "multi"]}
+CONTEXT: dict[str, Any] = {"type": ["array", "null"]}
+REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
+    "/api/model/load": (
+        {
+            "enable_thinking": TRUTH,
+            "show_thinking": TRUTH,
+            "mode": MODE | {"default": "single"},
+            "num_responses": {"type": "integer", "default": 4, "minimum": 2, "maximum": 10},
+            "temperature": {"type": "number", "default": 0.85, "minimum": 0.1, "maximum": 2.0},
+            "top_p": {"type": "number", "default": 0.9, "minimum": 0.1, "maximum": 1.0},
+            "top_k": {"type": "integer", "default": 50, "minimum": 1, "maximum": 100},
+            "repetition_penalty": {"type": "number", "default": 1.15, "minimum": 1.0, "maximum": 2.0},
+            "max_new_tokens": {"type": "integer", "default": 512, "minimum": 64, "maximum": 2048},
+            "system_prompt": TEXT,
+        },
+        set(),
+    ),
+    "/api/generate": (
+        {"message": TEXT, "context": CONTEXT, "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}},
+        {"message"},
+    ),
+    "/api/dataset/add": (
+        {"mode": MODE, "human_input": TEXT, "chosen": TEXT, "rejected": MAYBE, "context": CONTEXT}
+        | {"chosen_thinking": MAYBE, "rejected_thinking": MAYBE},
+        {"mode", "human_input", "chosen"},
+    ),
+    **{path: ({}, set()) for path in NO_BODY},
+}
+
+
+async def _document(client: Client) -> dict[str, Any]:
+    answer = await client.get("/openapi.json")
+    assert answer.status == 200 and answer.content_type == "application/json"
+    document: dict[str, Any] = await answer.json()
+    return document
+
+
+def _request_schema(document: dict[str, Any], path: str) -> dict[str, Any]:
+    return resolved(document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"])
+
+
+@shared
+async def test_it_lists_every_endpoint_and_no_other(standing: Client) -> None:
+    """The document is of OpenAPI 3.1 and holds each declared route with its summary, each under a name of its own."""
+    document = await _document(standing)
+    assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
+    assert document["info"]["title"] and document["info"]["version"]
+    listed = {(path, method): spec for path, item in document["paths"].items() for method, spec in item.items()}
+    declared = {key: spec for key, spec in DECLARED.items() if spec is not None}
+    assert {key: spec["summary"] for key, spec in listed.items()} == {
+        key: spec.summary for key, spec in declared.items()
+    }
+    assert len({spec["operationId"] for spec in listed.values()}) == len(listed)
+    assert {path for path, method in DECLARED if path.startswith(("/api", "/health"))} == set(document["paths"])
+
+
+@shared
+async def test_it_names_every_failure(standing: Client) -> None:
+    """Each endpoint names the walls and the bug, those with input the refusals of input, all of the one shape."""
+    document = await _document(standing)
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            expected = {"200", "403", "421", "500"}
+            expected |= {"400"} if "requestBody" in operation or "parameters" in operation else set()
+            expected |= {"413", "415"} if "requestBody" in operation else set()
+            assert expected <= set(operation["responses"]), path
+            for status, answer in operation["responses"].items():
+                schema = answer["content"]["application/json"]["schema"]
+                assert resolved(document, schema)["type"] == "object"
+                assert (schema["$ref"] == "#/components/schemas/Failure") == (status != "200")
+
+
+@shared
+@pytest.mark.parametrize("path", REQUESTS)
+async def test_a_request_is_described_as_the_contract_has_it(standing: Client, path: str) -> None:
+    """Types, ranges, defaults and required fields are the contract's, and no other field is allowed."""
+    document = await _document(standing)
+    properties, required = REQUESTS[path]
+    schema = _request_schema(document, path)
+    assert schema["additionalProperties"] is False
+    assert set(schema.get("required", [])) == required
+    assert set(schema["properties"]) == set(properties)
+    for name, expected in properties.items():
+        described = schema["properties"][name]
+        assert {key: described.get(key) for key in expected} == expected, name
+        assert described.get("default") == expected.get("default"), name
+    assert document["paths"][path]["post"]["requestBody"].get("required", False) == bool(required)
+
+
+@shared
+async def test_turns_and_parameters_are_described(standing: Client) -> None:
+    """A turn has a role and a content and nothing else; the list's parameters have their ranges and defaults."""
+    document = await _document(standing)
+    for path in ("/api/generate", "/api/dataset/add"):
+        turn = resolved(document, _request_schema(document, path)["properties"]["context"]["items"])
+        assert turn["additionalProperties"] is False and set(turn["required"]) == {"role", "content"}
+        assert turn["properties"]["role"]["enum"] == ["user", "assistant"]
+    parameters = document["paths"]["/api/dataset/list"]["get"]["parameters"]
+    described = {parameter["name"]: parameter for parameter in parameters}
+    assert set(described) == {"dataset", "limit"}
+    assert all(parameter["in"] == "query" and not parameter.get("required") for parameter in parameters)
+    assert described["limit"]["schema"] == {"type": "integer", "default": 10, "minimum": 1, "maximum": 1000}
+    assert described["dataset"]["schema"]["enum"] == ["preference", "roleplay"]
+    assert described["dataset"]["schema"]["default"] == "preference"
+
+
+@shared
+async def test_the_described_ranges_are_the_enforced_ones(standing: Client) -> None:
+    """What the server takes fits the description of a load; what it refuses does not, blank texts apart."""
+    document = await _document(standing)
+    schema = _request_schema(document, "/api/model/load")
+    for name, values in WITHIN.items():
+        assert not [value for value in values if misfits(document, schema, {name: value})], name
+    for name, values in OUTSIDE.items():
+        refused = [value for value in values if not (name == "system_prompt" and isinstance(value, str))]
+        assert all(misfits(document, schema, {name: value}) for value in refused), name
+    assert misfits(document, schema, DEFAULTS | {"unknown": 1})
+
+
+async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:
+    """The answers of a walk through the whole loop, successes and refusals, are as the document says."""
+    client = await make_trainer(LASTING)
+    document = await _document(client)
+    visited: set[str] = set()
+
+    async def call(method: str, path: str, status: int = 200, **arguments: Any) -> None:
+        answer = await client.request(method, path, **arguments)
+        body = await answer.json()
+        assert answer.status == status, body
+        visited.add(path)
+        described = document["paths"][path][method.lower()]["responses"][str(status)]
+        assert misfits(document, described["content"]["application/json"]["schema"], body) == []
+
+    await call("GET", "/health")
+    await call("GET", "/api/model/status")
+    await call("POST", "/api/generate", 400, json={"message": "你好"})
+    await call("POST", "/api/model/load", 400, json={"top_k": 0, "x": 1})
+    await call("POST", "/api/model/load", json={"system_prompt": "你是离。", "max_new_tokens": 64})
+    await call("GET", "/api/model/status")
+    await call("POST", "/api/generate", json={"message": "你好"})
+    await call(
+        "POST", "/api/generate", 413, data=io.BytesIO(b" " * (1 << 21)), headers={"Content-Type": "application/json"}
+    )
+    await call("POST", "/api/dataset/add", json=PAIR)
+    await call("POST", "/api/dataset/add", json=TALK | {"context": [{"role": "assistant", "content": "嗯"}]})
+    await call("POST", "/api/dataset/add", 415, data=b"{}")
+    await call("GET", "/api/dataset/stats")
+    await call("GET", "/api/dataset/list")
+    await call("GET", "/api/dataset/list", params={"dataset": "roleplay"})
+    await call("GET", "/api/dataset/list", 400, params={"limit": "0"})
+    await call("POST", "/api/train/start", 400)
+    await call("POST", "/api/model/unload")
+    await call("GET", "/api/train/status")
+    await call("POST", "/api/train/start")
+    await call("GET", "/api/train/status")
+    await call("POST", "/api/train/stop")
+    await call("GET", "/api/train/status")
+    await call("POST", "/api/train/stop", 400)
+    await client.app[LOOP].database.close()
+    await call("GET", "/health")
+    await call("GET", "/api/dataset/stats", 503)
+    assert visited == set(document["paths"])
