@@ -74,7 +74,7 @@ def reading(file: Path) -> Iterator[Row]:
     for number, entry in enumerate(entries, 1):
         try:
             yield _row(entry)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{file}, row {number}: {reason}") from error
 

@@ -23,7 +23,7 @@ CLOSE_S = 2.0  # for a client that never reads; it is cut off
 def create_app(settings: Settings) -> web.Application:
     """The server, for a home that is owned and whose database has the newest schema."""
     app = web.Application(middlewares=[one_error_shape, walls(settings)], client_max_size=MAX_BYTES)
-    app[SOCKETS] = set()
+    app[SOCKETS] = {}
 
     async def stations(app: web.Application) -> AsyncIterator[None]:
         async with opened(settings) as loop:
@@ -55,6 +55,8 @@ async def _let_go(app: web.Application) -> None:
     sockets = app[SOCKETS]
     closing = [asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), CLOSE_S) for socket in sockets]
     await asyncio.gather(*closing, return_exceptions=True)
+    for handler in list(sockets.values()):
+        handler.cancel()
 
 
 def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:

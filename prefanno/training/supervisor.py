@@ -31,6 +31,7 @@ from prefanno.training.config import RunConfig
 from prefanno.training.log import Line, RunLog
 
 TICK_S = 0.1
+BURST = 500  # lines told in one step of the loop
 KEEPER_START_S = 10.0  # a keeper that has not written run.json by then never started
 
 log = logging.getLogger(__name__)
@@ -184,9 +185,14 @@ class Supervisor:
 
     async def _publish_lines(self, final: bool = False) -> None:
         lines = await asyncio.to_thread(self.log.poll, final)
-        self.log.keep(lines)  # with the telling in one step of the loop: who follows from now on gets each line once
-        for line in lines:
-            self._tell(line)
+        for start in range(0, len(lines), BURST):
+            burst = lines[start : start + BURST]
+            self.log.keep(
+                burst
+            )  # with the telling in one step of the loop: who follows from now on gets each line once
+            for line in burst:
+                self._tell(line)
+            await asyncio.sleep(0)  # who reads well shall not fall behind in a burst
 
     async def _publish_rest(self) -> None:
         """All that an ended run printed."""

@@ -6,21 +6,23 @@ are checked on every request, before anything else is read.
 
 import errno
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from yarl import URL
 
 from prefanno import errors
-from prefanno.settings import Settings
+from prefanno.settings import MAX_PORT, Settings
 from prefanno.web.endpoint import reply
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 
 STATUSES: dict[type[errors.PrefannoError], int] = {
     errors.InvalidInput: 400,
@@ -86,11 +88,10 @@ def walls(settings: Settings) -> Middleware:
 
 def _host_name(host: str) -> str | None:
     """The name in a Host header, without its port; None where it is none."""
-    try:
-        url = URL(f"http://{host}")
-        return url.host.lower() if url.host and url.authority.lower() == host.lower() and not url.user else None
-    except ValueError:
+    found = HOST.fullmatch(host)
+    if found is None or int(found[3] or 0) > MAX_PORT:
         return None
+    return (found[1] or found[2]).lower()
 
 
 def _failure(error: errors.PrefannoError) -> web.Response:

@@ -115,8 +115,9 @@ class Context(fields.List[Any]):
         turn = fields.Nested(TurnSchema, error_messages=REQUIRED)
         super().__init__(turn, load_default=list, allow_none=True)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        turns: list[Any] = super()._deserialize(value, attr, data, **kwargs) or []
+    def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        """Also of null, which marshmallow would hand on as None."""
+        turns: list[Any] = super().deserialize(value, *args, **kwargs) or []
         roles = [turn["role"] for turn in turns]
         if roles != (["assistant", "user"] * len(roles))[: len(roles)][::-1]:
             raise ValidationError("user 与 assistant 必须交替出现，且最后一条必须是 assistant")
@@ -143,7 +144,7 @@ class GenerateSchema(StrictSchema):
 
     message = Text(required=True)
     context = Context()
-    seed = Whole(load_default=None, validate=between(0, MAX_SEED))
+    seed = Whole(load_default=None, allow_none=False, validate=between(0, MAX_SEED))
 
 
 class AnnotationSchema(StrictSchema):

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from prefanno.db.models import Run
+from prefanno.errors import InvalidInput
 from prefanno.keys import LOOP, SOCKETS
 from prefanno.training.log import Line
 from prefanno.training.supervisor import Status
@@ -56,22 +57,25 @@ async def status(request: web.Request) -> web.Response:
 async def logs(request: web.Request) -> web.WebSocketResponse:
     """History, then status, then each line and change as it comes; no line is lost or doubled in between."""
     socket = web.WebSocketResponse()
+    if not socket.can_prepare(request):
+        raise InvalidInput({"Upgrade": ["请使用 WebSocket 连接"]})
     await socket.prepare(request)
-    training = request.app[LOOP].training
-    news: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+    training, handler = request.app[LOOP].training, asyncio.current_task()
+    assert handler is not None  # noqa: S101 - a handler runs in a task
+    news: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def follower(item: Line | Status) -> None:
         if news.qsize() < BACKLOG:
             news.put_nowait(_message(item))
         else:  # a client that cannot keep up is cut off, so that it costs the others nothing
             training.leave(follower)
-            news.put_nowait(None)
+            handler.cancel()
 
     lines, running = training.follow(follower)
     news.put_nowait({"type": "history", "logs": [asdict(line) for line in lines]})
     news.put_nowait(_message(Status(running)))
     sockets = request.app[SOCKETS]
-    sockets.add(socket)
+    sockets[socket] = handler
     sender = asyncio.create_task(_send(socket, news))
     try:
         async for message in socket:
@@ -79,29 +83,26 @@ async def logs(request: web.Request) -> web.WebSocketResponse:
                 news.put_nowait({"type": "heartbeat"})
     finally:
         training.leave(follower)
-        sockets.discard(socket)
+        del sockets[socket]
         sender.cancel()
         await asyncio.gather(sender, return_exceptions=True)
     return socket
 
 
-async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[dict[str, Any] | None]) -> None:
-    """Send the news in order, and a heartbeat every `HEARTBEAT_S`; None ends the connection."""
+async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[dict[str, Any]]) -> None:
+    """Send the news in order, and a heartbeat every `HEARTBEAT_S`."""
     clock = asyncio.get_running_loop().time
     beat = clock() + HEARTBEAT_S
     with contextlib.suppress(ConnectionError):
         while True:
-            item: dict[str, Any] | None = {"type": "heartbeat"}
+            item = {"type": "heartbeat"}
             if clock() < beat:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(beat):
                         item = await news.get()
-            if item is None:
-                break
             if clock() >= beat:
                 beat += HEARTBEAT_S
             await socket.send_json(item, dumps=dumps)
-    await socket.close()
 
 
 def _message(item: Line | Status) -> dict[str, Any]:

@@ -324,6 +324,45 @@ async def test_a_published_adapter_whose_run_was_not_settled_counts(settings: Se
         assert (second.last_run.state, second.last_run.reason) == ("succeeded", None)
 
 
+async def test_an_end_that_cannot_be_stored_is_settled_later(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the database cannot be written at a run's end, the run is over all the same, and the next start notes it."""
+
+    async def fails(_work: object) -> None:
+        raise StorageFull
+
+    async with _supervising(settings, database, PATIENT) as first:
+        run = await first.start(_config(), [])
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "write", fails)
+            (settings.runs / str(run.id) / "go").touch()
+            await first.wait()
+        assert not first.running
+        assert first.last_run is not None and first.last_run.state == "succeeded"
+    assert (await _stored(database)).state == "running"
+    async with _supervising(settings, database) as second:
+        await second.wait()
+    assert (await _stored(database)).state == "succeeded"
+
+
+async def test_a_run_that_cannot_be_stored_does_not_start(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its row in the database a run is not begun, and the next one can start."""
+
+    async def fails(_work: object) -> None:
+        raise StorageFull
+
+    async with _supervising(settings, database, GOOD) as training:
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "write", fails)
+            with pytest.raises(StorageFull):
+                await training.start(_config(), [])
+        assert not training.running and list(settings.runs.iterdir()) == []
+        assert (await _run(training)).state == "succeeded"
+
+
 async def test_a_run_whose_keeper_was_killed_has_failed(settings: Settings, database: Database) -> None:
     """Without exit.json nothing is known of the end, and the reason says so."""
     async with _supervising(settings, database, PATIENT) as training:
