@@ -13,12 +13,7 @@ async def latest(session: AsyncSession) -> Run | None:
     return (await session.scalars(select(Run).order_by(Run.id.desc()).limit(1))).one_or_none()
 
 
-async def running(session: AsyncSession) -> Run | None:
-    """The run under way, as far as the database knows."""
-    return (await session.scalars(select(Run).where(Run.state == "running").order_by(Run.id.desc()))).first()
-
-
 async def adapters(session: AsyncSession, character: str) -> Sequence[str]:
-    """The names of all adapters that the character's runs were to make, also failed ones and those deleted since."""
+    """The names of all adapters that the character's runs made, also of those deleted since."""
     query = select(Run.adapter).where(Run.character == character, Run.adapter.is_not(None), Run.state == "succeeded")
     return [name for name in (await session.scalars(query)).all() if name]

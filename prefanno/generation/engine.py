@@ -66,15 +66,16 @@ class Engine:
             raise ModelLoading
         self.state = "loading"
         self._cancel_generations()
-        async with self._changing:
-            try:
+        try:
+            async with self._changing:
                 self.loaded = await self._run(lambda: self._load(config, adapter))
-            except BaseException:
+        except BaseException:
+            async with self._changing:
                 await self._release()
-                self.state = "unloaded"
-                raise
-            self.state = "loaded"
-            return self.loaded
+            self.state = "unloaded"
+            raise
+        self.state = "loaded"
+        return self.loaded
 
     async def unload(self) -> None:
         """Free the model's memory; waits for the end of a load. With nothing loaded: nothing."""

@@ -70,7 +70,7 @@ def _all(outputs: Path, character: str) -> list[Adapter]:
     for folder in outputs.iterdir():
         match = NAME.fullmatch(folder.name)
         if match and match["character"] == character and all((folder / name).is_file() for name in (CARD, *WEIGHTS)):
-            with contextlib.suppress(ValueError, KeyError):  # somebody's own folder, not one of ours
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # somebody's own folder, not one of ours
                 card = _card(folder)
                 found.append(Adapter(folder.name, int(match["number"]), folder, card["base_model"], card["run"]))
     return found

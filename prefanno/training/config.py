@@ -14,7 +14,7 @@ Defaults, each with its source:
 - Epochs and learning rate: measured with `benchmarks/taste.py`, see docs/benchmarks.md.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,6 @@ class RunConfig:
     lora: dict[str, Any]
     max_length: int = MAX_LENGTH
     seed: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        """The content of config.json."""
-        return asdict(self)
 
 
 def stages(exported: dict[Path, int]) -> list[dict[str, Any]]:

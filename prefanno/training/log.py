@@ -7,7 +7,6 @@ every byte.
 
 import codecs
 import contextlib
-import re
 from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 KEPT = 1000  # lines in memory, for new readers
-LONGEST = 1 << 16  # characters of a line
+LONGEST = 1 << 16  # bytes of a line
 CHUNK = 1 << 20  # bytes read at once
-LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,16 @@ class RunLog:
     def _complete(self, chunk: bytes) -> list[Line]:
         """The lines that end in this chunk. Offsets are of bytes, so the chunk is cut before it is decoded."""
         new = []
-        for piece in LINES.findall(chunk):
-            self._read_bytes += len(piece)
-            self._pending += self._decoder.decode(piece)
-            if piece.endswith(b"\n") or len(self._pending) > LONGEST:
+        start = 0
+        while start < len(chunk):
+            longest = start + LONGEST - (self._read_bytes - self._line_start)
+            end = chunk.find(b"\n", start, longest) + 1 or min(longest, len(chunk))
+            self._read_bytes += end - start
+            self._pending += self._decoder.decode(chunk[start:end])
+            if chunk[end - 1 : end] == b"\n" or end == longest:
                 new.append(self._line(self._pending))
                 self._pending, self._line_start = "", self._read_bytes
+            start = end
         return new
 
     def _line(self, text: str) -> Line:

@@ -222,6 +222,8 @@ def train_script(settings: Settings) -> Path:
 
 
 def _prepare(folder: Path, config: RunConfig, data: list[Path]) -> None:
+    if folder.exists():  # of another database: its runs had the same numbers
+        folder.rename(folder.with_name(f"{folder.name}-before-{int(time.time())}"))
     (folder / "data").mkdir(parents=True)
     for file in data:
         shutil.copy(file, folder / "data")

@@ -22,10 +22,9 @@ def _run(state: str, adapter: str | None = None, character: str = "li") -> Run:
 
 
 async def test_a_fresh_database_has_no_runs(database: Database) -> None:
-    """Before the first run there is no latest one, none under way and no adapter."""
+    """Before the first run there is no latest one and no adapter."""
     async with database.read() as session:
         assert await runs.latest(session) is None
-        assert await runs.running(session) is None
         assert await runs.adapters(session, "li") == []
 
 
@@ -35,17 +34,6 @@ async def test_the_latest_run_is_the_one_that_started_last(database: Database) -
     async with database.read() as session:
         latest = await runs.latest(session)
     assert latest is not None and (latest.id, latest.state) == (3, "failed")
-
-
-async def test_the_run_under_way_is_found(database: Database) -> None:
-    """Only a run that has not ended is under way."""
-    await _store(database, _run("running"), _run("failed"))
-    async with database.read() as session:
-        found = await runs.running(session)
-        assert found is not None and found.id == 1
-    await database.write(lambda session: session.execute(text("UPDATE runs SET state = 'succeeded'")))
-    async with database.read() as session:
-        assert await runs.running(session) is None
 
 
 async def test_adapters_are_those_that_a_run_has_made(database: Database) -> None:

@@ -1,5 +1,6 @@
 """The keeper, as a real process, on small bash scripts."""
 
+import contextlib
 import json
 import os
 import random
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,18 @@ def _lives(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+@pytest.fixture(autouse=True)
+def no_survivors(tmp_path: Path) -> Iterator[None]:
+    """Also where a test fails, none of its stubborn processes outlives it."""
+    yield
+    file = tmp_path / "pids"
+    for pid in file.read_text().split() if file.exists() else []:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            survivor = psutil.Process(int(pid))
+            if survivor.cwd() == str(tmp_path):
+                survivor.kill()
 
 
 @pytest.mark.parametrize("code", [0, 1, 42])

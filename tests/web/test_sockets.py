@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from aiohttp import ClientWebSocketResponse
+from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMsgType
 
 from prefanno.keys import LOOP, SOCKETS
 from prefanno.training.log import Line
@@ -217,3 +217,18 @@ async def test_a_frame_that_is_too_long_ends_only_its_own_connection(client: Cli
     await until(lambda: len(client.app[SOCKETS]) == 1)
     await other.send_str("ping")
     assert await _next(other) == HEARTBEAT
+
+
+async def test_a_bug_closes_the_connection(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug after the handshake ends the connection with the code for that, not with HTTP amid the frames."""
+
+    def broken(_: object) -> None:
+        raise RuntimeError("what only the log may know")
+
+    monkeypatch.setattr(client.app[LOOP].training, "follow", broken)
+    socket = await client.ws_connect(LOGS)
+    message = await socket.receive(timeout=WAIT_S)
+    assert message.type is WSMsgType.CLOSE and message.data == WSCloseCode.INTERNAL_ERROR
+    assert "what only the log may know" in caplog.text and "Traceback" in caplog.text
