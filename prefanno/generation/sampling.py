@@ -158,7 +158,10 @@ class Decoder:
         return torch.Generator(device=self.model.device).manual_seed(seed)
 
     def _reply(self, row: Row) -> Reply:
-        thought = without_tags(self._decoded(row.thought).partition(self.template.close_marker)[0])
+        thought = self._decoded(row.thought).partition(self.template.close_marker)[0]
+        for token in self.tokenizer.all_special_tokens:  # only now: the marker itself may be made of them
+            thought = thought.replace(token, "")
+        thought = without_tags(thought)
         stray, content = self._split(row)
         return Reply(thought or stray, content, row.finish_reason or "stop", row.tokens)
 

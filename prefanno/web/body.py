@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from marshmallow import Schema, ValidationError
+from multidict import MultiMapping
 
 from prefanno.errors import InvalidInput
 
@@ -54,6 +55,13 @@ def validated(schema: Schema, data: Any) -> Any:
         return schema.load(data)
     except ValidationError as error:
         raise InvalidInput(_flat(error.messages_dict)) from None
+
+
+def parameters(schema: Schema, query: MultiMapping[str]) -> Any:
+    """The validated query, each parameter given once. Raises InvalidInput."""
+    if repeated := {_printable(name): ["只能出现一次"] for name in query if len(query.getall(name)) > 1}:
+        raise InvalidInput(repeated)
+    return validated(schema, dict(query))
 
 
 def _flat(messages: dict[Any, Any], prefix: str = "") -> dict[str, list[str]]:

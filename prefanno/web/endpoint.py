@@ -49,7 +49,7 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
             if body is not None:
                 return await handler(request, await bodies.read(request, body(), body_required))
             if query is not None:
-                return await handler(request, bodies.validated(query(), dict(request.query)))
+                return await handler(request, bodies.parameters(query(), request.query))
             return await handler(request)
 
         setattr(handle, SPEC, Spec(summary, answer, body, body_required, query, failures))

@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from prefanno.db.models import Run
 from prefanno.errors import InvalidInput
@@ -17,6 +18,8 @@ from prefanno.training.supervisor import Status
 from prefanno.web import answers
 from prefanno.web.endpoint import done, dumps, endpoint
 from prefanno.web.schemas import Nothing
+
+log = logging.getLogger(__name__)
 
 RECENT = 50  # lines in the status
 BACKLOG = 10_000  # messages that wait for a slow client before it is cut off; it may connect again
@@ -71,16 +74,19 @@ async def logs(request: web.Request) -> web.WebSocketResponse:
             training.leave(follower)
             handler.cancel()
 
-    lines, running = training.follow(follower)
-    news.put_nowait({"type": "history", "logs": [asdict(line) for line in lines]})
-    news.put_nowait(_message(Status(running)))
     sockets = request.app[SOCKETS]
     sockets[socket] = handler
     sender = asyncio.create_task(_send(socket, news))
     try:
+        lines, running = training.follow(follower)
+        news.put_nowait({"type": "history", "logs": [asdict(line) for line in lines]})
+        news.put_nowait(_message(Status(running)))
         async for message in socket:
-            if message.type is WSMsgType.TEXT and message.data == "ping":
+            if message.type is WSMsgType.TEXT and message.data == "ping" and news.qsize() < BACKLOG:
                 news.put_nowait({"type": "heartbeat"})
+    except Exception:
+        log.exception("a bug in %s", request.path)
+        await socket.close(code=WSCloseCode.INTERNAL_ERROR)  # an HTTP answer would be garbage amid the frames
     finally:
         training.leave(follower)
         del sockets[socket]
