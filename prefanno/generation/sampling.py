@@ -13,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from prefanno.generation.config import GenerationConfig, Reply
@@ -116,7 +117,6 @@ class Decoder:
 
     def _think(self, row: Row, token: int, budget: int) -> int:
         """Add the token to the thought, or end the thought: by its tag, its end of turn, its line or its budget."""
-        closing = self.tokenizer.encode(self.template.close, add_special_tokens=False)
         if token not in self._ends:
             row.thought.append(token)
             if self.template.close_marker in self._decoded(row.thought[-TAIL:]):
@@ -125,11 +125,11 @@ class Decoder:
                 row.thinking = False
                 return token
             one_line = not self.template.knows_thinking and self._ends_line(row)
-            if not one_line and row.tokens + len(closing) < budget:
+            if not one_line and row.tokens + len(self._closing) < budget:
                 return token
-            row.forced.extend(closing)
+            row.forced.extend(self._closing)
         else:
-            row.forced.extend(closing)
+            row.forced.extend(self._closing)
             token = row.forced.popleft()
         row.thinking = False
         return token
@@ -138,7 +138,12 @@ class Decoder:
         """Whether the thought's last token ends a line that says something."""
         return "\n" in self._decoded(row.thought[-1:]) and bool(self._decoded(row.thought).strip())
 
-    @property
+    @cached_property
+    def _closing(self) -> list[int]:
+        """The tokens that close a thought."""
+        return list(self.tokenizer.encode(self.template.close, add_special_tokens=False))
+
+    @cached_property
     def _ends(self) -> list[int]:
         """The tokens that end a turn."""
         configured = self.model.generation_config.eos_token_id
