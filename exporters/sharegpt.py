@@ -1,14 +1,14 @@
-r"""ShareGPT as LLaMA-Factory reads it: `<character>_preference.json`, `<character>_roleplay.json`, `dataset_info.json`.
+r"""ShareGPT as LLaMA-Factory reads it: `<character>_<dataset>.json` for three datasets, and `dataset_info.json`.
 
-preference: every annotation that has a rejected reply, also those made in a conversation. roleplay: every
-conversation, with its chosen reply as the last turn. LLaMA-Factory wants human and gpt to alternate, the human first;
-a conversation that opens with the assistant is written with an empty human turn before it, which no annotation can
-hold, so reading takes it away again.
+preference: every pair, also those made in a conversation. roleplay: every conversation, with its chosen reply as the
+last turn. unpaired: replies that are good or bad by themselves, told by `kto_tag`. LLaMA-Factory wants human and gpt
+to alternate, the human first; a conversation that opens with the assistant is written with an empty human turn before
+it, which no annotation can hold, so reading takes it away again.
 
 A thought is written into the reply as `<think>\nT\n</think>\n\nA`, the spelling that LLaMA-Factory's and
-Axolotl's readers know. The keys `mode`, `chosen_thinking`, `rejected_thinking` and `created_at`, which those ignore,
-let prefanno read back exactly what it wrote; in a file without them a leading thought of that spelling is taken for
-one.
+Axolotl's readers know. The keys `mode`, `chosen_thinking`, `rejected_thinking`, `weight` and `created_at`, which those
+ignore, let prefanno read back exactly what it wrote; in a file without them a leading thought of that spelling is
+taken for one.
 """
 
 import contextlib
@@ -24,43 +24,45 @@ from typing import IO, Any
 from prefanno.prompting import Message
 from prefanno.rows import Row
 
+DATASETS = ("preference", "roleplay", "unpaired")
 ROLES = {"user": "human", "assistant": "gpt"}
 LEADING_THOUGHT = re.compile(r"<think>\n(.*?)\n</think>\n\n(.+)", re.DOTALL)
 
 
 class Writer:
-    """Writes both datasets; `counts` holds the number of entries by path."""
+    """Writes the datasets; `counts` holds the number of entries by path."""
 
-    def __init__(self, preference: "_JsonArray", roleplay: "_JsonArray") -> None:
-        self._preference, self._roleplay = preference, roleplay
+    def __init__(self, preference: "_JsonArray", roleplay: "_JsonArray", unpaired: "_JsonArray") -> None:
+        self._preference, self._roleplay, self._unpaired = preference, roleplay, unpaired
 
     @property
     def counts(self) -> dict[Path, int]:
         """Entries written to each dataset."""
-        return {array.path: array.count for array in (self._preference, self._roleplay)}
+        return {array.path: array.count for array in (self._preference, self._roleplay, self._unpaired)}
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows."""
         for row in rows:
-            if row.rejected is not None:
-                self._preference.add(_preference(row))
+            if row.chosen is not None and row.rejected is not None:
+                self._preference.add(_preference(row, row.chosen, row.rejected))
             if row.mode == "multi":
                 self._roleplay.add(_roleplay(row))
+            elif row.chosen is None or row.rejected is None:
+                self._unpaired.add(_unpaired(row))
 
 
 @contextlib.contextmanager
 def writing(folder: Path, character: str) -> Iterator[Writer]:
-    """The three files, complete under their names when the block ends, untouched when it fails."""
-    preference, roleplay = (folder / f"{character}_{dataset}.json" for dataset in ("preference", "roleplay"))
+    """The files, complete under their names when the block ends, untouched when it fails."""
+    paths = [folder / f"{character}_{dataset}.json" for dataset in DATASETS]
     with contextlib.ExitStack() as files:
-        opened = [
-            files.enter_context(_replacing(path)) for path in (preference, roleplay, folder / "dataset_info.json")
-        ]
-        arrays = [_JsonArray(path, file) for path, file in zip((preference, roleplay), opened, strict=False)]
+        opened = [files.enter_context(_replacing(path)) for path in (*paths, folder / "dataset_info.json")]
+        arrays = [_JsonArray(path, file) for path, file in zip(paths, opened, strict=False)]
         yield Writer(*arrays)
         for array in arrays:
             array.close()
-        json.dump(_dataset_info(character), opened[-1], ensure_ascii=False, indent=2)
+        info = _known(folder / "dataset_info.json") | _dataset_info(character)
+        json.dump(info, opened[-1], ensure_ascii=False, indent=2)
 
 
 def reading(file: Path) -> Iterator[Row]:
@@ -110,35 +112,52 @@ def _replacing(path: Path) -> Iterator[IO[str]]:
         raise
 
 
+def _known(file: Path) -> dict[str, Any]:
+    """What the file says of other characters, and whatever a person added to it."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
 def _dataset_info(character: str) -> dict[str, Any]:
-    common = {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system"}}
-    ranking = {"chosen": "chosen", "rejected": "rejected"}
+    columns: dict[str, dict[str, str]] = {
+        "preference": {"chosen": "chosen", "rejected": "rejected"},
+        "roleplay": {},
+        "unpaired": {"kto_tag": "kto_tag"},
+    }
     return {
-        f"{character}_preference": {
-            "file_name": f"{character}_preference.json",
-            "ranking": True,
-            **common,
-            "columns": common["columns"] | ranking,  # type: ignore[operator]
-        },
-        f"{character}_roleplay": {"file_name": f"{character}_roleplay.json", **common},
+        f"{character}_{dataset}": {
+            "file_name": f"{character}_{dataset}.json",
+            "formatting": "sharegpt",
+            **({"ranking": True} if dataset == "preference" else {}),
+            "columns": {"messages": "conversations", "system": "system", **columns[dataset]},
+        }
+        for dataset in DATASETS
     }
 
 
-def _preference(row: Row) -> dict[str, Any]:
-    assert row.rejected is not None  # noqa: S101 - the caller has looked
+def _preference(row: Row, chosen: str, rejected: str) -> dict[str, Any]:
     return {
         "conversations": _turns(row),
-        "chosen": _gpt(row.chosen, row.chosen_thinking),
-        "rejected": _gpt(row.rejected, row.rejected_thinking),
+        "chosen": _gpt(chosen, row.chosen_thinking),
+        "rejected": _gpt(rejected, row.rejected_thinking),
         **_exactly(row),
     }
 
 
 def _roleplay(row: Row) -> dict[str, Any]:
-    entry = {"conversations": [*_turns(row), _gpt(row.chosen, row.chosen_thinking)], **_exactly(row)}
+    entry = {"conversations": [*_turns(row), _gpt(row.chosen or "", row.chosen_thinking)], **_exactly(row)}
     if row.rejected is not None:
         entry["rejected"] = _gpt(row.rejected, row.rejected_thinking)
     return entry
+
+
+def _unpaired(row: Row) -> dict[str, Any]:
+    good = row.chosen is not None
+    reply = _gpt(row.chosen or "", row.chosen_thinking) if good else _gpt(row.rejected or "", row.rejected_thinking)
+    return {"conversations": [*_turns(row), reply], "kto_tag": good, **_exactly(row)}
 
 
 def _turns(row: Row) -> list[dict[str, str]]:
@@ -158,21 +177,19 @@ def _exactly(row: Row) -> dict[str, Any]:
         "chosen_thinking": row.chosen_thinking,
         "rejected_thinking": row.rejected_thinking,
         "created_at": row.created_at.isoformat(),
+        **({"weight": row.weight} if row.weight != 1 else {}),
     }
 
 
 def _row(entry: Any) -> Row:
     turns = list(entry["conversations"])
     system = turns.pop(0)["value"] if turns and turns[0]["from"] == "system" else entry.get("system") or ""
-    chosen = entry["chosen"] if "chosen" in entry else turns.pop()
-    if chosen["from"] != "gpt":
-        raise ValueError("the chosen reply must come from gpt")
+    chosen, rejected = _sides(entry, turns)
     messages = _messages(turns)
-    rejected = entry.get("rejected")
-    chosen_text, chosen_thinking = _reply(entry, "chosen", chosen["value"])
+    chosen_text, chosen_thinking = _reply(entry, "chosen", chosen["value"]) if chosen else (None, None)
     rejected_text, rejected_thinking = _reply(entry, "rejected", rejected["value"]) if rejected else (None, None)
     return Row(
-        mode=entry.get("mode") or ("single" if "chosen" in entry else "multi"),
+        mode=entry.get("mode") or ("single" if "chosen" in entry or "kto_tag" in entry else "multi"),
         system_prompt=system,
         context=messages[:-1],
         human_input=messages[-1]["content"],
@@ -181,7 +198,16 @@ def _row(entry: Any) -> Row:
         rejected=rejected_text,
         rejected_thinking=rejected_thinking,
         created_at=_time(entry.get("created_at")),
+        weight=float(entry.get("weight", 1)),
     )
+
+
+def _sides(entry: Any, turns: list[dict[str, str]]) -> tuple[Any, Any]:
+    """The chosen and the rejected reply, as they are in the entry or the last of its turns, which is taken away."""
+    reply = entry["chosen"] if "chosen" in entry else turns.pop()
+    if reply["from"] != "gpt":
+        raise ValueError("the chosen reply must come from gpt")
+    return (None, reply) if entry.get("kto_tag") is False else (reply, entry.get("rejected"))
 
 
 def _messages(turns: Sequence[dict[str, str]]) -> list[Message]:

@@ -43,9 +43,11 @@ def serve() -> None:
 @cli.command("export")
 @click.option("--format", "form", default="sharegpt", show_default=True, help="An installed exporter.")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: the home's data/.")
-def export_command(form: str, to: Path | None) -> None:
-    """Write the annotations to files, from one snapshot; works while the server runs."""
+@click.option("--character", help="A character's slug; default: the current one.")
+def export_command(form: str, to: Path | None, character: str | None) -> None:
+    """Write a character's annotations to files, from one snapshot; works while the server runs."""
     from prefanno.annotation.export import export
+    from prefanno.db import characters
     from prefanno.db.engine import Database
     from prefanno.rows import exporter
 
@@ -55,7 +57,9 @@ def export_command(form: str, to: Path | None) -> None:
 
     async def run() -> dict[Path, int]:
         async with Database.open(current.database) as database:
-            return await export(database, exporter(form), to or current.data)
+            async with database.read() as session:
+                slug = (await characters.get(session, character)).slug
+            return await export(database, exporter(form), to or current.data, slug)
 
     for path, count in asyncio.run(run()).items():
         click.echo(f"{count} rows in {path}")
@@ -63,16 +67,20 @@ def export_command(form: str, to: Path | None) -> None:
 
 @cli.command("import")
 @click.option("--format", "form", default="sharegpt", show_default=True, help="An installed exporter that can read.")
+@click.option("--character", help="A character's slug; default: the current one.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def import_command(form: str, files: tuple[Path, ...]) -> None:
+def import_command(form: str, files: tuple[Path, ...], character: str | None) -> None:
     """Add the annotations of these FILES, all or none; those already there, word for word, are left out."""
     from prefanno.annotation import imports
+    from prefanno.db import characters
     from prefanno.db.engine import Database
     from prefanno.rows import exporter
 
     async def run(current: settings.Settings) -> imports.Imported:
         async with Database.open(current.database) as database:
-            return await imports.load(database, exporter(form), files, persona.default(current))
+            async with database.read() as session:
+                owner = await characters.get(session, character)
+            return await imports.load(database, exporter(form), files, owner.slug, persona.of(owner, current))
 
     with _owned() as current:
         result = asyncio.run(run(current))
@@ -91,6 +99,21 @@ def db_upgrade() -> None:
     with home.owned(current):
         changed = upgrade.upgrade(current.database)
     click.echo(f"{current.database}: {'upgraded to' if changed else 'is at'} schema {upgrade.HEAD}")
+
+
+@cli.command()
+@click.argument("ids", nargs=-1, type=click.IntRange(min=1))
+@click.option("--deleted", is_flag=True, help="All annotations of the character that are deleted.")
+@click.option("--character", help="A character's slug; default: the current one.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool) -> None:
+    """Remove annotations for good, with their history and the candidates they were chosen from."""
+    from prefanno import terminal
+
+    if bool(ids) == deleted:
+        raise click.UsageError("name annotations by their ids, or all deleted ones by --deleted")
+    with _owned() as current:
+        asyncio.run(terminal.erase(current, list(ids), character, ask=not yes))
 
 
 @cli.command()

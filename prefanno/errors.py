@@ -2,6 +2,10 @@
 
 PrefannoError
 ├── InvalidInput          a field is wrong; `fields` names each and says the cure
+├── NotFound              there is no such thing
+├── Conflict              what is there now does not allow it
+│   ├── KeyReused
+│   └── NothingToUndo
 ├── NotReady              the state of the machine forbids it now, and the person can change that
 │   ├── ModelNotLoaded
 │   ├── ModelLoading
@@ -42,6 +46,34 @@ class InvalidInput(PrefannoError):
         self.fields = {name: list(texts) for name, texts in fields.items()}
         faults = "；".join(f"{name}：{'，'.join(texts)}" for name, texts in self.fields.items())
         super().__init__(f"bad input: {faults}", f"请求参数错误：{faults}")
+
+
+class NotFound(PrefannoError):
+    """There is no such thing."""
+
+    english = "there is no such thing"
+    detail = "未找到"
+
+
+class Conflict(PrefannoError):
+    """What is there now does not allow it."""
+
+    english = "what is there now does not allow this"
+    detail = "与当前状态冲突"
+
+
+class KeyReused(Conflict):
+    """An idempotency key stands for one request for ever."""
+
+    english = "this Idempotency-Key was used for another request; use a new one"
+    detail = "该 Idempotency-Key 已用于另一个请求，请换一个新的"
+
+
+class NothingToUndo(Conflict):
+    """The history has nothing left in this direction."""
+
+    english = "there is nothing to undo or redo"
+    detail = "没有可撤销或重做的操作"
 
 
 class NotReady(PrefannoError):

@@ -6,16 +6,18 @@ Model and trainer share one machine's memory, so either a model is loaded or a r
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import persona
-from prefanno.annotation import dataset
+from prefanno.annotation import conversations
 from prefanno.annotation.export import export
+from prefanno.db import characters
 from prefanno.db.engine import Database
-from prefanno.db.models import DEFAULT_CHARACTER, Candidate, Generation, Run
+from prefanno.db.models import Candidate, Character, Generation, Run
 from prefanno.db.runs import adapters as adapters_of_runs
-from prefanno.errors import ModelLoaded, NothingToTrain, TrainingRunning
+from prefanno.errors import InvalidInput, ModelLoaded, ModelNotLoaded, NothingToTrain, TrainingRunning
 from prefanno.generation.config import GenerationConfig
 from prefanno.generation.engine import Engine, Generated, Loaded
 from prefanno.prompting import Message
@@ -38,66 +40,103 @@ class Loop:
     training: Supervisor
     starting: bool = False  # a run is being prepared; it counts as under way
 
-    @property
-    def system_prompt(self) -> str:
-        """The persona in force: the loaded model's, else the default."""
+    def persona(self, character: Character) -> str:
+        """The character's persona in force: the loaded model's, else its own."""
         loaded = self.engine.loaded
-        return loaded.config.system_prompt if loaded else persona.default(self.settings)
+        if loaded is not None and loaded.character == character.slug:
+            return loaded.config.system_prompt
+        return persona.of(character, self.settings)
 
-    async def load(self, config: GenerationConfig) -> Loaded:
-        """Load the base model and its newest adapter. Raises TrainingRunning, ModelLoading or EngineFailed."""
+    async def load(self, options: dict[str, Any], slug: str | None = None) -> Loaded:
+        """Load the base model and the character's newest adapter; an option left out has its default.
+
+        Raises InvalidInput, TrainingRunning, ModelLoading or EngineFailed.
+        """
+        async with self.database.read() as session:
+            character = await characters.get(session, slug)
         if self.training.running or self.starting:
             raise TrainingRunning
-        adapter = adapters.newest(self.settings.outputs, DEFAULT_CHARACTER, self.settings.model)
-        return await self.engine.load(config, str(adapter.folder) if adapter else None)
+        config = GenerationConfig(**({"system_prompt": persona.of(character, self.settings)} | options))
+        adapter = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
+        return await self.engine.load(config, str(adapter.folder) if adapter else None, character.slug)
 
-    async def generate(self, message: str, context: list[Message], seed: int | None) -> tuple[Generated, int, int]:
-        """Candidates for the message, stored, with the generation's id and seed; raises as `Engine.generate`."""
+    async def generate(
+        self,
+        message: str,
+        context: list[Message],
+        seed: int | None = None,
+        parent: int | None = None,
+        character: str | None = None,
+    ) -> tuple[Generated, Generation]:
+        """Candidates for the message, and the generation as it was stored; raises as `Engine.generate`.
+
+        With `parent` the message goes on from that turn's best reply; InvalidInput where there is none.
+        """
+        loaded = self._speaking(character)
+        turn = None
+        if parent is not None:
+            async with self.database.read() as session:
+                turn, context = await conversations.going_on(session, parent, loaded.character)
         seed = secrets.randbelow(SEEDS) if seed is None else seed
         generated = await self.engine.generate(message, context, seed)
         row = self._generation(message, context, seed, generated)
 
-        async def store(session: AsyncSession) -> int:
-            session.add(row)
-            await session.flush()
+        async def store(session: AsyncSession) -> Generation:
+            await conversations.place(session, row, turn)
             for ordinal, reply in enumerate(generated.replies, 1):
                 session.add(Candidate(generation_id=row.id, ordinal=ordinal, **asdict(reply)))
-            return row.id
+            return row
 
-        return generated, await self.database.write(store), seed
+        return generated, await self.database.write(store)
 
-    async def start_training(self) -> Run:
-        """Export all choices, start a run. Raises TrainingRunning, ModelLoaded, NothingToTrain or StorageFull."""
+    async def start_training(self, slug: str | None = None) -> Run:
+        """Export all of the character's choices, start a run.
+
+        Raises InvalidInput, TrainingRunning, ModelLoaded, NothingToTrain or StorageFull.
+        """
         if self.training.running or self.starting:
             raise TrainingRunning
         if self.engine.state != "unloaded":
             raise ModelLoaded
         self.starting = True
         try:
-            if not any((await dataset.counts(self.database)).values()):
+            async with self.database.read() as session:
+                character = (await characters.get(session, slug)).slug
+            exported = await export(self.database, exporter("sharegpt"), self.settings.data, character)
+            if not stages(exported):
                 raise NothingToTrain
-            exported = await export(self.database, exporter("sharegpt"), self.settings.data)
-            return await self.training.start(await self._run_config(exported), list(exported))
+            return await self.training.start(await self._run_config(character, exported), list(exported))
         finally:
             self.starting = False
 
-    async def _run_config(self, exported: dict[Path, int]) -> RunConfig:
+    async def _run_config(self, character: str, exported: dict[Path, int]) -> RunConfig:
         planned = stages(exported)
         async with self.database.read() as session:
-            known = await adapters_of_runs(session, DEFAULT_CHARACTER)
+            known = await adapters_of_runs(session, character)
         return RunConfig(
-            character=DEFAULT_CHARACTER,
+            character=character,
             base_model=self.settings.model,
             base_model_path=await self.engine.base_model(),
-            adapter=adapters.next_name(self.settings.outputs, DEFAULT_CHARACTER, planned[-1]["method"], known),
+            adapter=adapters.next_name(self.settings.outputs, character, planned[-1]["method"], known),
             stages=planned,
             lora=LORA,
         )
 
+    def _speaking(self, character: str | None) -> Loaded:
+        """What is loaded. Raises ModelNotLoaded; InvalidInput where it is not this character."""
+        loaded = self.engine.loaded
+        if loaded is None:
+            raise ModelNotLoaded
+        if character not in (None, loaded.character):
+            raise InvalidInput(
+                {"character": [f"当前加载的角色是 {loaded.character}，请先用 POST /api/model/load 加载"]}
+            )
+        return loaded
+
     def _generation(self, message: str, context: list[Message], seed: int, generated: Generated) -> Generation:
         loaded = generated.loaded
         return Generation(
-            character=DEFAULT_CHARACTER,
+            character=loaded.character,
             message=message,
             context=[dict(turn) for turn in context],
             settings=asdict(loaded.config),

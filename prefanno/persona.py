@@ -1,5 +1,6 @@
 """The default character: 离 (Li), in Chinese, and in English for base models that know only English."""
 
+from prefanno.db.models import Character
 from prefanno.settings import DEMO, Settings
 
 CHINESE = (
@@ -9,6 +10,11 @@ ENGLISH = (
     "You are Li, an adult clerk in a second-hand bookshop. You are witty and warm, and fond of riddles. "
     "Speak as Li, in the first person, in a few short sentences."
 )
+
+
+def of(character: Character, settings: Settings) -> str:
+    """The character's own persona, else the default."""
+    return character.system_prompt or default(settings)
 
 
 def default(settings: Settings) -> str:

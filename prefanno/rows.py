@@ -21,17 +21,22 @@ Mode = Literal["single", "multi"]
 
 @dataclass(frozen=True)
 class Row:
-    """One annotation. `context` holds the earlier turns, roles alternating, the last one the assistant's."""
+    """What training gets from a choice; `context` holds the earlier turns, roles alternating, the last the assistant's.
+
+    single: a preference pair; with one side only, an unpaired reply, chosen is good, rejected is bad. multi: a whole
+    conversation that ends in `chosen`; with a `rejected`, also a pair. `weight` is the share of a pair in its choice.
+    """
 
     mode: Mode
     system_prompt: str
     context: Sequence[Message]
     human_input: str
-    chosen: str
+    chosen: str | None
     chosen_thinking: str | None
     rejected: str | None
     rejected_thinking: str | None
     created_at: datetime
+    weight: float = 1.0
 
 
 class RowWriter(Protocol):

@@ -1,10 +1,17 @@
-"""A run in the terminal: its log on the screen, Ctrl-C to stop it."""
+"""What a command does in the terminal: a run with its log on the screen, an erasure that asks first."""
 
 import asyncio
 import contextlib
 import signal
+import sqlite3
 
+import click
+
+from prefanno.annotation import erasing
 from prefanno.app import opened
+from prefanno.db import annotations, characters
+from prefanno.db.annotations import Filters
+from prefanno.db.engine import Database
 from prefanno.errors import NoTraining
 from prefanno.settings import Settings
 from prefanno.training.log import Line
@@ -29,6 +36,30 @@ async def train(settings: Settings) -> int:
             else f"{run.state}: {run.reason}"
         )
         return 0 if run.state == "succeeded" else 1
+
+
+async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask: bool) -> None:
+    """Erase these annotations; of none named, all that are deleted. Says first what, and afterwards what is left."""
+    async with Database.open(settings.database) as database:
+        if not numbers:
+            async with database.read() as session:
+                filters = Filters((await characters.get(session, slug)).slug, deleted=True)
+                numbers = list(await annotations.ids(session, filters))
+        if not numbers:
+            print("nothing is deleted")
+            return
+        if ask:
+            question = f"Erase {len(numbers)} annotations for good, with their history and candidates?"
+            click.confirm(question, abort=True)
+        erased = await database.write(lambda session: erasing.erase(session, numbers))
+    with contextlib.closing(sqlite3.connect(settings.database)) as connection:
+        connection.execute("VACUUM")  # else their words would lie in the file until something is written over them
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    print(
+        f"erased {erased.annotations} annotations, {erased.events} events of their history, {erased.generations} "
+        f"generations with their candidates; {erased.kept_turns} turns stay, since later turns go on from them\n"
+        f"not touched: exported files, copies in {settings.runs}, backups in {settings.data / 'backups'}, adapters"
+    )
 
 
 def _show(news: Line | Status) -> None:

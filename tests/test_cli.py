@@ -146,7 +146,8 @@ def test_import_and_export_count_their_rows(settings: Settings, tmp_path: Path) 
     assert _add(settings, PAIR).stdout == "0 annotations added, 1 were there already\n"
     done = _run(settings, "export")
     preference, roleplay = settings.data / "li_preference.json", settings.data / "li_roleplay.json"
-    assert done.stdout == f"2 rows in {preference}\n0 rows in {roleplay}\n"
+    unpaired = settings.data / "li_unpaired.json"
+    assert done.stdout == f"2 rows in {preference}\n0 rows in {roleplay}\n0 rows in {unpaired}\n"
     assert len(json.loads(preference.read_text(encoding="utf-8"))) == 2
     assert _run(settings, "export", "--to", str(tmp_path / "elsewhere")).returncode == 0
     assert (tmp_path / "elsewhere" / preference.name).read_bytes() == preference.read_bytes()
@@ -182,10 +183,10 @@ def test_an_export_that_cannot_be_written_is_one_line(settings: Settings, tmp_pa
         {**PAIR, "chosen": {"from": "gpt", "value": " "}},
         {**PAIR, "conversations": [{"from": "human", "value": 5}]},
         {**PAIR, "mode": "other"},
-        {"conversations": PAIR["conversations"], "chosen": PAIR["chosen"]},
+        {"conversations": PAIR["conversations"], "mode": "single"},
         "text",
     ],
-    ids=["no turns", "blank", "a number", "mode", "no rejected", "no object"],
+    ids=["no turns", "blank", "a number", "mode", "no reply", "no object"],
 )
 def test_a_bad_row_is_named_in_one_line(settings: Settings, bad: object) -> None:
     """A file with a bad row is refused as a whole, naming file and row."""

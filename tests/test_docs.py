@@ -52,9 +52,14 @@ def rows(text: str) -> dict[str, list[str]]:
     return {first.strip("`"): [cell.strip() for cell in others] for first, *others in lines}
 
 
+def canonical(path: str) -> str:
+    """The path as clients read it: "/x/{id:…}" → "/x/{id}"."""
+    return re.sub(r":[^}]+", "", path)
+
+
 def titles(routes: Iterable[RouteDef]) -> list[str]:
     """The section that each route should have."""
-    return [f"{route.method} {route.path}" for route in routes]
+    return [f"{route.method} {canonical(route.path)}" for route in routes]
 
 
 def requests() -> Iterator[tuple[str, type[Schema]]]:
@@ -62,7 +67,7 @@ def requests() -> Iterator[tuple[str, type[Schema]]]:
     for route in ROUTES:
         spec: Spec | None = getattr(route.handler, SPEC, None)
         if spec and (schema := spec.body or spec.query):
-            yield f"{route.method} {route.path}", schema
+            yield f"{route.method} {canonical(route.path)}", schema
 
 
 def commands(group: click.Group, prefix: str = "prefanno") -> Iterator[tuple[str, click.Command]]:
@@ -131,7 +136,9 @@ def test_every_field_of_a_request_is_described() -> None:
         for name, field in fields.items():
             default, span = described[name][1].strip('`"'), described[name][2]
             if isinstance(field.load_default, bool | int | float | str):
-                assert default == str(field.load_default).removesuffix(".0").replace("True", "true"), (title, name)
+                assert default == str(field.load_default).removesuffix(".0").replace("True", "true").replace(
+                    "False", "false"
+                ), (title, name)
             assert field.required == (default == "required"), (title, name)
             for bound in _bounds(field.validators):
                 assert bound in span.replace("`", ""), (title, name, bound)
@@ -141,7 +148,7 @@ def _bounds(validators: Iterable[Callable[..., object]]) -> list[str]:
     """What the validators allow, as text: both ends of a range, or all choices."""
     found: list[object] = []
     for validator in validators:
-        found += [getattr(validator, name) for name in ("min", "max") if hasattr(validator, name)]
+        found += [bound for name in ("min", "max") if (bound := getattr(validator, name, None)) is not None]
         found += getattr(validator, "choices", [])
     return [str(bound) for bound in found]
 

@@ -11,9 +11,8 @@ import pytest
 from sqlalchemy import func, select
 
 from prefanno import persona
-from prefanno.annotation import dataset
 from prefanno.db.engine import Database
-from prefanno.db.models import Candidate, Generation, Run
+from prefanno.db.models import Candidate, Character, Generation, Run
 from prefanno.errors import EngineFailed, ModelLoaded, NothingToTrain, PrefannoError, TrainingRunning
 from prefanno.generation.config import GenerationConfig, Reply
 from prefanno.generation.engine import Engine, Generated, Loaded
@@ -22,10 +21,12 @@ from prefanno.prompting import Message
 from prefanno.settings import Settings
 from prefanno.training import adapters
 from prefanno.training.supervisor import Supervisor
-from tests.annotation.test_dataset import MULTI, SINGLE
+from tests.annotation.test_dataset import MULTI, SINGLE, add, rows
 
 WAIT_S = 60.0
-CONFIG = GenerationConfig("You are Mia.", temperature=0.5)
+OPTIONS = {"system_prompt": "You are Mia.", "temperature": 0.5}
+CONFIG = GenerationConfig(**OPTIONS)  # type: ignore[arg-type]
+LI = Character(slug="li", name="离")
 CONTEXT: list[Message] = [{"role": "assistant", "content": "欢迎~"}]
 SCRIPT = """
 while [ ! -e go ]; do sleep 0.05; done
@@ -43,9 +44,9 @@ class Voice:
         self.loaded: Loaded | None = None
         self.fault: PrefannoError | None = None
 
-    async def load(self, config: GenerationConfig, adapter: str | None) -> Loaded:
+    async def load(self, config: GenerationConfig, adapter: str | None, character: str) -> Loaded:
         """Load."""
-        self.state, self.loaded = "loaded", Loaded(config, adapter, "cpu", 512)
+        self.state, self.loaded = "loaded", Loaded(config, adapter, character, "cpu", 512)
         return self.loaded
 
     async def unload(self) -> None:
@@ -109,42 +110,42 @@ def _adapter(settings: Settings, name: str, base: str) -> str:
 
 async def test_the_persona_is_the_loaded_one_else_the_default(loop: Loop, voice: Voice) -> None:
     """The persona in force is that of the loaded model; without one it is the operator's or the default."""
-    assert loop.system_prompt == persona.CHINESE
-    await loop.load(CONFIG)
-    assert loop.system_prompt == "You are Mia."
+    assert loop.persona(LI) == persona.CHINESE
+    await loop.load(OPTIONS)
+    assert loop.persona(LI) == "You are Mia."
     await voice.unload()
     loop.settings = replace(loop.settings, system_prompt="Be brief.")
-    assert loop.system_prompt == "Be brief."
+    assert loop.persona(LI) == "Be brief."
 
 
 async def test_a_load_takes_the_newest_adapter_of_this_base(loop: Loop) -> None:
     """Of the adapters in outputs/ the newest one that was trained on this base model is loaded, with its full path."""
-    assert (await loop.load(CONFIG)).adapter is None
+    assert (await loop.load(OPTIONS)).adapter is None
     expected = _adapter(loop.settings, "li-simpo-2", "base")
     _adapter(loop.settings, "li-sft-1", "base")
     _adapter(loop.settings, "li-simpo-3", "another base")
     (loop.settings.outputs / "li-simpo-4").mkdir()  # half-written
-    assert (await loop.load(CONFIG)).adapter == expected
+    assert (await loop.load(OPTIONS)).adapter == expected
     assert Path(expected).is_absolute()
 
 
 async def test_a_load_is_refused_during_a_run(loop: Loop) -> None:
     """While a run is under way no model is loaded beside it; afterwards it is, with the adapter that was made."""
-    await dataset.add(loop.database, SINGLE)
+    await add(loop.database, SINGLE)
     run = await loop.start_training()
     with pytest.raises(TrainingRunning):
-        await loop.load(CONFIG)
+        await loop.load(OPTIONS)
     assert (await _done(loop, run)).state == "succeeded"
-    assert (await loop.load(CONFIG)).adapter == str(loop.settings.outputs / "li-simpo-1")
+    assert (await loop.load(OPTIONS)).adapter == str(loop.settings.outputs / "li-simpo-1")
 
 
 async def test_a_load_is_refused_while_a_run_is_being_prepared(loop: Loop, voice: Voice) -> None:
     """From the moment a run is asked for, its memory is spoken for."""
-    await dataset.add(loop.database, SINGLE)
+    await add(loop.database, SINGLE)
     starting = asyncio.create_task(loop.start_training())
     await asyncio.sleep(0)
     with pytest.raises(TrainingRunning):
-        await loop.load(CONFIG)
+        await loop.load(OPTIONS)
     await starting
     assert voice.state == "unloaded"
 
@@ -152,8 +153,9 @@ async def test_a_load_is_refused_while_a_run_is_being_prepared(loop: Loop, voice
 async def test_a_generation_is_stored_with_all_it_was_made_with(loop: Loop) -> None:
     """Message, context, settings, base model, adapter and seed are stored, and every candidate in its place."""
     adapter = _adapter(loop.settings, "li-simpo-2", "base")
-    await loop.load(CONFIG)
-    generated, generation_id, seed = await loop.generate("你是谁？", CONTEXT, 7)
+    await loop.load(OPTIONS)
+    generated, generation = await loop.generate("你是谁？", CONTEXT, 7)
+    generation_id, seed = generation.id, generation.seed
     assert (seed, len(generated.replies), generated.loaded.adapter) == (7, 2, adapter)
     (stored,) = await _all(loop.database, Generation)
     assert (stored.id, stored.message, stored.context, stored.seed) == (generation_id, "你是谁？", CONTEXT, 7)
@@ -171,25 +173,25 @@ async def test_a_generation_is_stored_with_all_it_was_made_with(loop: Loop) -> N
 
 async def test_the_thinking_of_a_choice_is_found_among_what_was_generated(loop: Loop) -> None:
     """An annotation that chooses a candidate by its text gets the thinking of that candidate."""
-    await loop.load(CONFIG)
+    await loop.load(OPTIONS)
     await loop.generate("hello", [], 7)
-    await dataset.add(loop.database, replace(SINGLE, chosen="hello 7"))
-    _, (annotation,) = await dataset.newest(loop.database, "single", 1)
-    assert annotation.chosen_thinking == "hm"
+    await add(loop.database, replace(SINGLE, chosen="hello 7"))
+    (row,) = await rows(loop.database)
+    assert row.chosen_thinking == "hm"
 
 
 async def test_without_a_seed_each_generation_has_its_own(loop: Loop) -> None:
     """Seeds are drawn from the whole range, stored and told; 0 is a seed like any other."""
-    await loop.load(CONFIG)
-    seeds = [(await loop.generate("hello", [], None))[2] for _ in range(5)]
+    await loop.load(OPTIONS)
+    seeds = [(await loop.generate("hello", [], None))[1].seed for _ in range(5)]
     assert len(set(seeds)) > 1 and all(0 <= seed < SEEDS for seed in seeds)
-    assert (await loop.generate("hello", [], 0))[2] == 0
+    assert (await loop.generate("hello", [], 0))[1].seed == 0
     assert [row.seed for row in await _all(loop.database, Generation)] == [*seeds, 0]
 
 
 async def test_a_generation_that_fails_is_not_stored(loop: Loop, voice: Voice) -> None:
     """What the engine raises reaches the caller, and the database stays as it was."""
-    await loop.load(CONFIG)
+    await loop.load(OPTIONS)
     voice.fault = EngineFailed("no")
     with pytest.raises(EngineFailed):
         await loop.generate("hello", [], 7)
@@ -199,7 +201,7 @@ async def test_a_generation_that_fails_is_not_stored(loop: Loop, voice: Voice) -
 @pytest.mark.parametrize("state", ["loaded", "loading"])
 async def test_training_is_refused_beside_a_model(loop: Loop, voice: Voice, state: str) -> None:
     """With a model in memory, or on its way there, no run starts; with it gone, one does."""
-    await dataset.add(loop.database, SINGLE)
+    await add(loop.database, SINGLE)
     voice.state = state
     with pytest.raises(ModelLoaded):
         await loop.start_training()
@@ -212,13 +214,13 @@ async def test_training_on_nothing_is_refused(loop: Loop) -> None:
     with pytest.raises(NothingToTrain):
         await loop.start_training()
     assert await _all(loop.database, Run) == [] and not loop.starting
-    await dataset.add(loop.database, MULTI)
+    await add(loop.database, MULTI)
     assert (await loop.start_training()).adapter == "li-sft-1"
 
 
 async def test_of_two_starts_at_once_one_runs(loop: Loop) -> None:
     """Two requests that arrive together make one run; a third during the run is refused too."""
-    await dataset.add(loop.database, SINGLE)
+    await add(loop.database, SINGLE)
     results = await asyncio.gather(*(loop.start_training() for _ in range(2)), return_exceptions=True)
     assert [type(result) for result in results] == [Run, TrainingRunning]
     with pytest.raises(TrainingRunning):
@@ -228,7 +230,7 @@ async def test_of_two_starts_at_once_one_runs(loop: Loop) -> None:
 
 async def test_a_start_that_fails_gives_way_to_the_next(loop: Loop) -> None:
     """When the export cannot be written, no run is begun, and once it can, one starts."""
-    await dataset.add(loop.database, SINGLE)
+    await add(loop.database, SINGLE)
     way = loop.settings.data / "li_preference.json"
     way.mkdir()
     with pytest.raises(OSError, match="li_preference"):
@@ -239,7 +241,7 @@ async def test_a_start_that_fails_gives_way_to_the_next(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "methods", "adapter"),
+    ("given", "methods", "adapter"),
     [
         ([SINGLE], ["simpo"], "li-simpo-1"),
         ([MULTI], ["sft"], "li-sft-1"),
@@ -248,10 +250,10 @@ async def test_a_start_that_fails_gives_way_to_the_next(loop: Loop) -> None:
     ],
     ids=["pairs", "conversations", "both", "ranked conversations"],
 )
-async def test_a_run_trains_on_what_there_is(loop: Loop, rows: list[Any], methods: list[str], adapter: str) -> None:
+async def test_a_run_trains_on_what_there_is(loop: Loop, given: list[Any], methods: list[str], adapter: str) -> None:
     """SFT on the conversations if there are any, then SimPO on the pairs if there are any, on copies of the files."""
-    for row in rows:
-        await dataset.add(loop.database, row)
+    for row in given:
+        await add(loop.database, row)
     run = await loop.start_training()
     folder = loop.settings.runs / str(run.id)
     config = json.loads((folder / "config.json").read_text())
@@ -264,9 +266,9 @@ async def test_a_run_trains_on_what_there_is(loop: Loop, rows: list[Any], method
 
 async def test_numbers_go_on_over_methods_and_deleted_adapters(loop: Loop) -> None:
     """Each run that made an adapter takes a number for good; one that was stopped leaves its number to the next."""
-    await dataset.add(loop.database, MULTI)
+    await add(loop.database, MULTI)
     assert (await _done(loop, await loop.start_training())).adapter == "li-sft-1"
-    await dataset.add(loop.database, SINGLE)
+    await add(loop.database, SINGLE)
     assert (await loop.start_training()).adapter == "li-simpo-2"
     await loop.training.stop()
     await _done(loop, await loop.start_training())

@@ -1,61 +1,158 @@
-"""A character's annotations: add, count, list."""
+"""A character's annotations: add, choose, edit, delete, restore, read. Each takes the session of one transaction."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from prefanno.annotation import choices, history
+from prefanno.annotation.choices import Reply
 from prefanno.db import annotations, generations
-from prefanno.db.engine import Database
-from prefanno.db.models import DEFAULT_CHARACTER, Annotation
+from prefanno.db.models import Annotation, Generation
+from prefanno.errors import Conflict
+from prefanno.prompting import Message
 from prefanno.rows import Mode, Row
 
+Side = tuple[Mode, Reply | None, Reply | None, float]  # of a row: mode, chosen, rejected, weight
 
-async def add(database: Database, row: Row) -> int:
-    """Store the choice; return how many annotations of its mode there are now.
+
+async def add(session: AsyncSession, character: str, row: Row) -> Annotation:
+    """Store a choice that came as texts.
 
     A thinking that the client left out is looked up among the recent candidates with that text.
     """
-
-    async def work(session: AsyncSession) -> int:
-        session.add(to_annotation(await _with_thinking(session, row)))
-        await session.flush()
-        return await annotations.count(session, DEFAULT_CHARACTER, row.mode)
-
-    return await database.write(work)
+    annotation = to_annotation(character, await _with_thinking(session, character, row))
+    await history.add(session, [annotation])
+    return annotation
 
 
-def to_annotation(row: Row) -> Annotation:
+async def choose(session: AsyncSession, generation: int, verdict: str, **said: Any) -> Annotation:
+    """Store a choice among a generation's candidates; a second one takes the place of the first, as an edit of it.
+
+    `said` is what `choices.decide` takes, and reasons, note and annotator. Raises NotFound or InvalidInput.
+    """
+    turn = await generations.get(session, generation)
+    about = {name: said.pop(name) for name in ("reasons", "note", "annotator")}
+    found = await generations.candidates(session, [generation])
+    candidates = [Reply(one.content, one.thinking, candidate=one.ordinal) for one in found]
+    replies = history.stored(choices.decide(verdict, candidates, **said))
+    known = await annotations.of_generation(session, generation)
+    if known is not None:
+        fields = {"verdict": verdict, "replies": replies, **about, history.DELETED: False}
+        await history.change(session, "choose", [(known, fields)], about["annotator"])
+        return known
+    annotation = _of_turn(turn, verdict, replies, about)
+    await history.add(session, [annotation], "choose", about["annotator"])
+    return annotation
+
+
+async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> Annotation:
+    """Change fields of an annotation. Raises NotFound, Conflict where it is deleted, InvalidInput."""
+    annotation = await annotations.get(session, number)
+    if annotation.deleted_at is not None:
+        raise Conflict(f"annotation {number} is deleted; restore it first", f"标注 {number} 已删除，请先恢复")
+    verdict = fields.get("verdict", annotation.verdict)
+    replies = [Reply(**reply) for reply in fields.get("replies", annotation.replies)]
+    choices.check(verdict, replies)
+    fields = fields | ({"replies": history.stored(replies)} if "replies" in fields else {})
+    await history.change(session, "edit", [(annotation, fields)])
+    return annotation
+
+
+async def set_deleted(session: AsyncSession, numbers: Sequence[int], deleted: bool) -> int:
+    """Delete or restore these annotations in one step; return how many were not so before. Raises NotFound."""
+    found = await annotations.some(session, numbers)
+    changes = [(annotation, {history.DELETED: deleted}) for annotation in found]
+    return await history.change(session, "delete" if deleted else "restore", changes)
+
+
+def to_annotation(character: str, row: Row) -> Annotation:
     """The row as the table holds it."""
-    return Annotation(character=DEFAULT_CHARACTER, **vars(row) | {"context": [dict(turn) for turn in row.context]})
+    rows = ((row.chosen, row.chosen_thinking, 1), (row.rejected, row.rejected_thinking, 2))
+    replies = [Reply(content, thinking, rank) for content, thinking, rank in rows if content is not None]
+    verdict = "best" if len(replies) == 2 else "good" if row.rejected is None else "bad"  # noqa: PLR2004 - both sides
+    if verdict == "bad":
+        replies = [replace(reply, rank=None) for reply in replies]
+    return Annotation(
+        character=character,
+        mode=row.mode,
+        system_prompt=row.system_prompt,
+        context=[dict(turn) for turn in row.context],
+        human_input=row.human_input,
+        verdict=verdict,
+        replies=history.stored(replies),
+        weight=row.weight,
+        created_at=row.created_at,
+    )
 
 
-def to_row(annotation: Annotation) -> Row:
-    """What the table holds, as exporters take it."""
-    return Row(**{field.name: getattr(annotation, field.name) for field in fields(Row)})
+def to_rows(annotation: Annotation, whole: bool) -> list[Row]:
+    """What training gets from the annotation: its pairs and its unpaired replies.
+
+    In multi mode `whole` says that no later turn goes on from here: then the best reply ends a whole conversation, and
+    the pair that it wins first is written with it. All other pairs are single ones, with the earlier turns as context.
+    """
+    replies = history.replies(annotation)
+    pairs = choices.pairs(annotation.verdict, replies, annotation.weight)
+    found: list[Side] = [("single", pair.chosen, pair.rejected, pair.weight) for pair in pairs]
+    best = choices.best(annotation.verdict, replies)
+    if annotation.mode == "multi" and best is not None:
+        if whole:
+            first = pairs.pop(0) if pairs else None
+            end: Side = ("multi", best, first.rejected if first else None, first.weight if first else annotation.weight)
+            found = [end, *found[1:]]
+    else:
+        for one in choices.unpaired(annotation.verdict, replies, annotation.weight):
+            found.append(("single", *((one.reply, None) if one.good else (None, one.reply)), one.weight))
+    return [_row(annotation, *side) for side in found]
 
 
-async def counts(database: Database) -> dict[Mode, int]:
-    """How many annotations there are of each mode."""
-    async with database.read() as session:
-        return {
-            "single": await annotations.count(session, DEFAULT_CHARACTER, "single"),
-            "multi": await annotations.count(session, DEFAULT_CHARACTER, "multi"),
-        }
+def sides(annotation: Annotation) -> tuple[Reply | None, Reply | None]:
+    """The best reply, and the first that it is better than: the choice as one pair."""
+    replies = history.replies(annotation)
+    pairs = choices.pairs(annotation.verdict, replies)
+    return choices.best(annotation.verdict, replies), pairs[0].rejected if pairs else None
 
 
-async def newest(database: Database, mode: Mode, limit: int) -> tuple[int, Sequence[Annotation]]:
-    """The count of this mode, and its last `limit` annotations, newest first, from one snapshot."""
-    async with database.read() as session:
-        total = await annotations.count(session, DEFAULT_CHARACTER, mode)
-        return total, await annotations.newest(session, DEFAULT_CHARACTER, mode, limit)
+def _of_turn(turn: Generation, verdict: str, replies: list[dict[str, Any]], about: dict[str, Any]) -> Annotation:
+    return Annotation(
+        character=turn.character,
+        mode=turn.settings["mode"],
+        system_prompt=turn.settings["system_prompt"],
+        context=turn.context,
+        human_input=turn.message,
+        verdict=verdict,
+        replies=replies,
+        adapter=turn.adapter,
+        generation_id=turn.id,
+        **about,
+    )
 
 
-async def _with_thinking(session: AsyncSession, row: Row) -> Row:
-    thoughts: dict[str, Any] = {}
-    for side in ("chosen", "rejected"):
-        content, thinking = getattr(row, side), getattr(row, f"{side}_thinking")
-        if content and not thinking:
-            thoughts[f"{side}_thinking"] = await generations.thinking_of(session, DEFAULT_CHARACTER, content)
-    return replace(row, **thoughts)
+def _row(annotation: Annotation, mode: Mode, chosen: Reply | None, rejected: Reply | None, weight: float) -> Row:
+    return Row(
+        mode=mode,
+        system_prompt=annotation.system_prompt,
+        context=cast(list[Message], annotation.context),
+        human_input=annotation.human_input,
+        chosen=chosen.content if chosen else None,
+        chosen_thinking=chosen.thinking if chosen else None,
+        rejected=rejected.content if rejected else None,
+        rejected_thinking=rejected.thinking if rejected else None,
+        weight=weight,
+        created_at=annotation.created_at,
+    )
+
+
+async def _with_thinking(session: AsyncSession, character: str, row: Row) -> Row:
+    bare = {
+        side: getattr(row, side)
+        for side in ("chosen", "rejected")
+        if getattr(row, side) and not getattr(row, f"{side}_thinking")
+    }
+    if not bare:
+        return row
+    thoughts = await generations.thinking_of(session, character, set(bare.values()))
+    found: dict[str, Any] = {f"{side}_thinking": thoughts.get(content) for side, content in bare.items()}
+    return replace(row, **found)

@@ -8,10 +8,10 @@ from typing import get_args
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import text
+from prefanno.annotation import export, history
 from prefanno.annotation.dataset import to_annotation
 from prefanno.db import annotations
 from prefanno.db.engine import Database
-from prefanno.db.models import DEFAULT_CHARACTER, Annotation
 from prefanno.rows import Exporter, Mode, Row
 
 
@@ -23,22 +23,27 @@ class Imported:
     duplicates: int
 
 
-async def load(database: Database, exporter: Exporter, files: Iterable[Path], system_prompt: str) -> Imported:
-    """Add the rows that are not there yet. `system_prompt` is the persona of rows that name none.
+async def load(
+    database: Database, exporter: Exporter, files: Iterable[Path], character: str, system_prompt: str
+) -> Imported:
+    """Add the rows that are not there yet, as one step. `system_prompt` is the persona of rows that name none.
 
     Raises ValueError, naming the file and the row, before anything is stored.
     """
-    rows = [to_annotation(row) for file in files for row in _checked(exporter, file, system_prompt)]
+    rows = [row for file in files for row in _checked(exporter, file, system_prompt)]
 
     async def work(session: AsyncSession) -> Imported:
-        known = {_key(old) async for batch in annotations.oldest_first(session, DEFAULT_CHARACTER) for old in batch}
-        added = 0
+        known: set[object] = set()
+        async for batch in annotations.oldest_first(session, character):
+            known.update(_key(row) for row in await export.rows(session, batch))
+        new = []
         for row in rows:
             if _key(row) not in known:
                 known.add(_key(row))
-                session.add(row)
-                added += 1
-        return Imported(added, len(rows) - added)
+                new.append(to_annotation(character, row))
+        if new:
+            await history.add(session, new, "import")
+        return Imported(len(new), len(rows) - len(new))
 
     return await database.write(work)
 
@@ -54,11 +59,11 @@ def _fault(row: Row) -> str | None:
     """What keeps the row from being stored: a file may hold anything."""
     if row.mode not in get_args(Mode):
         return f"mode must be one of {', '.join(get_args(Mode))}, not {row.mode!r}"
-    if row.mode == "single" and row.rejected is None:
-        return "a single choice needs a rejected reply"
-    required: dict[str, object] = {"human_input": row.human_input, "chosen": row.chosen}
+    if row.chosen is None and (row.mode == "multi" or row.rejected is None):
+        return "there is no reply to learn from"
+    required: dict[str, object] = {"human_input": row.human_input}
     required |= {f"context.{i}": turn["content"] for i, turn in enumerate(row.context)}
-    optional = ("chosen_thinking", "rejected", "rejected_thinking")
+    optional = ("chosen", "chosen_thinking", "rejected", "rejected_thinking")
     required |= {name: value for name in optional if (value := getattr(row, name)) is not None}
     required |= {"system": row.system_prompt} if row.system_prompt else {}
     for name, value in required.items():
@@ -68,7 +73,7 @@ def _fault(row: Row) -> str | None:
     return None
 
 
-def _key(row: Annotation) -> Sequence[object]:
+def _key(row: Row) -> Sequence[object]:
     context = tuple((turn["role"], turn["content"]) for turn in row.context)
     sides = (row.chosen, row.chosen_thinking, row.rejected, row.rejected_thinking)
     return (row.mode, row.system_prompt, context, row.human_input, *sides)

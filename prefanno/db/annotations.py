@@ -1,33 +1,110 @@
 """Queries on annotations."""
 
-from collections.abc import AsyncIterator, Sequence
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, String, cast, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db.models import Annotation
+from prefanno.db import search
+from prefanno.db.models import Annotation, Count
+from prefanno.errors import NotFound
 
 
-async def count(session: AsyncSession, character: str, mode: str) -> int:
-    """How many annotations of this mode the character has."""
-    query = select(func.count()).where(Annotation.character == character, Annotation.mode == mode)
-    return (await session.execute(query)).scalar_one()
+@dataclass(frozen=True)
+class Filters:
+    """What is looked for; None is no limit. `q` is any substring of two or more characters."""
+
+    character: str
+    q: str | None = None
+    mode: str | None = None
+    verdict: str | None = None
+    adapter: str | None = None
+    annotator: str | None = None
+    reason: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    deleted: bool = False
+
+
+async def counts(session: AsyncSession, character: str) -> dict[str, int]:
+    """How many listed annotations there are, by mode."""
+    found = await session.execute(select(Count.mode, Count.count).where(Count.character == character))
+    return dict(found.all())
+
+
+async def change_count(session: AsyncSession, character: str, mode: str, delta: int) -> None:
+    """Keep the count with what it counts, in the same transaction."""
+    found = update(Count).where(Count.character == character, Count.mode == mode)
+    await session.execute(found.values(count=Count.count + delta), execution_options={"synchronize_session": False})
+
+
+async def get(session: AsyncSession, number: int) -> Annotation:
+    """The annotation of this id, deleted or not. Raises NotFound."""
+    found = await session.get(Annotation, number)
+    if found is None:
+        raise NotFound(f"there is no annotation {number}", f"未找到标注 {number}")
+    return found
+
+
+async def some(session: AsyncSession, numbers: Iterable[int]) -> Sequence[Annotation]:
+    """The annotations of these ids, in their order. Raises NotFound, naming the first that there is not."""
+    return [await get(session, number) for number in dict.fromkeys(numbers)]
+
+
+async def of_generation(session: AsyncSession, generation: int) -> Annotation | None:
+    """The choice among this generation's candidates."""
+    return (await session.scalars(select(Annotation).where(Annotation.generation_id == generation))).one_or_none()
 
 
 async def newest(session: AsyncSession, character: str, mode: str, limit: int) -> Sequence[Annotation]:
-    """The last `limit` annotations of this mode, newest first."""
+    """The last `limit` listed annotations of this mode, newest first."""
     query = (
         select(Annotation)
-        .where(Annotation.character == character, Annotation.mode == mode)
+        .where(Annotation.character == character, Annotation.mode == mode, Annotation.listed.is_(True))
         .order_by(Annotation.id.desc())
         .limit(limit)
     )
     return (await session.scalars(query)).all()
 
 
+async def page(session: AsyncSession, filters: Filters, before: int | None, limit: int) -> Sequence[Annotation]:
+    """Newest first, from the first id below `before`: the next page costs what the first does."""
+    # The order is the index's own where words are searched, so that no row is sorted.
+    key = search.rowid if filters.q else Annotation.id
+    query = _filtered(filters).order_by(key.desc()).limit(limit)
+    return (await session.scalars(query if before is None else query.where(key < before))).all()
+
+
+async def ids(session: AsyncSession, filters: Filters) -> Sequence[int]:
+    """The ids of all that the filters find."""
+    return (await session.scalars(_filtered(filters).with_only_columns(Annotation.id))).all()
+
+
 async def oldest_first(session: AsyncSession, character: str, batch: int = 500) -> AsyncIterator[Sequence[Annotation]]:
-    """All annotations of the character in the order they were made, in batches of one snapshot."""
-    query = select(Annotation).where(Annotation.character == character).order_by(Annotation.id)
-    stream = await session.stream_scalars(query.execution_options(yield_per=batch))
+    """All annotations of the character that are not deleted, as they were made, in batches of one snapshot."""
+    query = select(Annotation).where(Annotation.character == character, Annotation.deleted_at.is_(None))
+    query = query.order_by(Annotation.id).execution_options(yield_per=batch)
+    stream = await session.stream_scalars(query)
     async for partition in stream.partitions():
         yield partition
+
+
+def _filtered(filters: Filters) -> Select[Annotation]:
+    query = select(Annotation).where(Annotation.character == filters.character)
+    query = query.where(Annotation.deleted_at.is_not(None) if filters.deleted else Annotation.deleted_at.is_(None))
+    if filters.q:
+        query = query.join(search.index, search.rowid == Annotation.id).where(search.matches(filters.q))
+    for column in (Annotation.mode, Annotation.verdict, Annotation.adapter, Annotation.annotator):
+        if (wanted := getattr(filters, column.key)) is not None:
+            query = query.where(column == wanted)
+    if filters.reason is not None:
+        quoted = json.dumps(filters.reason, ensure_ascii=False)
+        query = query.where(func.instr(cast(Annotation.reasons, String), quoted) > 0)
+    if filters.since is not None:
+        query = query.where(Annotation.created_at >= filters.since)
+    if filters.until is not None:
+        query = query.where(Annotation.created_at < filters.until)
+    return query

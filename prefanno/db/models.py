@@ -33,22 +33,36 @@ class Base(DeclarativeBase):
 
 
 class Character(Base):
-    """Who owns annotations, generations, runs and adapters; `slug` is the prefix of their files."""
+    """A persona that owns annotations, generations, runs and adapters; `slug` is the prefix of their files.
+
+    `system_prompt` is null where the default persona is meant. The one selected last is the current one.
+    """
 
     __tablename__ = "characters"
 
     slug: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    system_prompt: Mapped[str | None]
+    selected_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Annotation(Base):
-    """One choice by a person. `context` holds the earlier turns as [{"role", "content"}]."""
+    """One choice by a person, as it stands now; how it came to be so is in `events`.
+
+    `context` holds the earlier turns as [{"role", "content"}]. `replies` holds what the choice was among, as
+    [{"content", "thinking", "rank", "candidate"}]: `annotation/choices.py` says what ranks and verdict mean, and
+    `candidate` is the ordinal of the candidate that the reply was. `listed` says whether it counts in its dataset: it
+    is not deleted and has a best reply. `weight` is shared by the pairs that follow from it.
+    """
 
     __tablename__ = "annotations"
     __table_args__ = (
         CheckConstraint("mode IN ('single', 'multi')", name="mode"),
-        CheckConstraint("mode = 'multi' OR rejected IS NOT NULL", name="single_has_rejected"),
-        Index(None, "character", "mode"),
+        CheckConstraint("verdict IN ('best', 'ranking', 'good', 'bad', 'edit', 'skip')", name="verdict"),
+        Index(None, "character", "mode", "listed", "id"),
+        Index(None, "character", "id"),
+        UniqueConstraint("generation_id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -58,18 +72,87 @@ class Annotation(Base):
     system_prompt: Mapped[str]
     context: Mapped[list[dict[str, str]]] = mapped_column(JSON)
     human_input: Mapped[str]
-    chosen: Mapped[str]
-    chosen_thinking: Mapped[str | None]
-    rejected: Mapped[str | None]
-    rejected_thinking: Mapped[str | None]
+    verdict: Mapped[str]
+    replies: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    weight: Mapped[float] = mapped_column(default=1.0)
+    reasons: Mapped[list[str]] = mapped_column(JSON, default=list)
+    note: Mapped[str | None]
+    annotator: Mapped[str | None]
+    adapter: Mapped[str | None]
+    generation_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"))
+    listed: Mapped[bool] = mapped_column(default=True)
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Step(Base):
+    """One thing that a person did to annotations, however many it touched; it is undone and redone as a whole.
+
+    `state` places it: done (undo takes the last of these), undone (redo takes the first), dropped (undone, and then
+    something else was done), final (an undo or a redo itself: part of the history, not to be undone).
+    """
+
+    __tablename__ = "steps"
+    __table_args__ = (
+        CheckConstraint(
+            "kind IN ('add', 'choose', 'edit', 'delete', 'restore', 'import', 'undo', 'redo')", name="kind"
+        ),
+        CheckConstraint("state IN ('done', 'undone', 'dropped', 'final')", name="state"),
+        Index(None, "character", "state", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    character: Mapped[str] = mapped_column(ForeignKey("characters.slug"))
+    kind: Mapped[str]
+    state: Mapped[str] = mapped_column(default="done")
+    annotator: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Event(Base):
+    """What a step changed in one annotation: the changed fields before and after. Never changed, only erased."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index(None, "annotation_id"), Index(None, "step_id"), {"sqlite_autoincrement": True})
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    step_id: Mapped[int] = mapped_column(ForeignKey("steps.id"))
+    annotation_id: Mapped[int] = mapped_column(ForeignKey("annotations.id"))
+    before: Mapped[dict[str, Any]] = mapped_column(JSON)
+    after: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class Count(Base):
+    """How many annotations of a mode are listed: counting a million rows at each add would take longer than the add."""
+
+    __tablename__ = "counts"
+
+    character: Mapped[str] = mapped_column(ForeignKey("characters.slug"), primary_key=True)
+    mode: Mapped[str] = mapped_column(primary_key=True)
+    count: Mapped[int]
+
+
+class IdempotencyKey(Base):
+    """The answer to a request that a client may send again; `fingerprint` tells another request under the same key."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    answer: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Generation(Base):
-    """One message answered by candidates, with all that is needed to answer it the same way again."""
+    """One message answered by candidates, with all that is needed to answer it the same way again.
+
+    In multi mode it is a turn of a conversation: `parent_id` is the turn that it continues, `conversation_id` the
+    first turn of the tree, its own id where it is the first.
+    """
 
     __tablename__ = "generations"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (Index(None, "parent_id"), Index(None, "conversation_id"), {"sqlite_autoincrement": True})
 
     id: Mapped[int] = mapped_column(primary_key=True)
     character: Mapped[str] = mapped_column(ForeignKey("characters.slug"), default=DEFAULT_CHARACTER)
@@ -79,6 +162,8 @@ class Generation(Base):
     base_model: Mapped[str]
     adapter: Mapped[str | None]
     seed: Mapped[int]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"))
+    conversation_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 

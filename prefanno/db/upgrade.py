@@ -11,7 +11,7 @@ from prefanno.errors import DatabaseUnavailable, PrefannoError, StorageFull
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"  # the newest revision in migrations/versions; tests/db/test_upgrade.py holds it to that
+HEAD = "0002"  # the newest revision in migrations/versions; tests/db/test_upgrade.py holds it to that
 
 
 def upgrade(path: Path) -> bool:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from prefanno.db.models import DEFAULT_CHARACTER
 from prefanno.errors import EngineFailed, GenerationCancelled, ModelLoading, ModelNotLoaded, PrefannoError
 from prefanno.generation import base_model
 from prefanno.generation.config import GenerationConfig, Reply
@@ -31,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is loaded: its settings, the adapter's folder, and where it runs."""
+    """What is loaded: its settings, the adapter's folder, whose it is, and where it runs."""
 
     config: GenerationConfig
     adapter: str | None
+    character: str
     device: str
     context_length: int
 
@@ -60,7 +62,7 @@ class Engine:
         self.state: State = "unloaded"
         self.loaded: Loaded | None = None
 
-    async def load(self, config: GenerationConfig, adapter: str | None) -> Loaded:
+    async def load(self, config: GenerationConfig, adapter: str | None, character: str = DEFAULT_CHARACTER) -> Loaded:
         """Load, or set what is loaded to this configuration. Raises ModelLoading during a load, EngineFailed."""
         if self.state == "loading":
             raise ModelLoading
@@ -68,7 +70,7 @@ class Engine:
         self._cancel_generations()
         try:
             async with self._changing:
-                self.loaded = await self._run(lambda: self._load(config, adapter))
+                self.loaded = await self._run(lambda: self._load(config, adapter, character))
         except BaseException:
             async with self._changing:
                 await self._release()
@@ -121,12 +123,12 @@ class Engine:
         self._cancelled.set()
         self._cancelled = threading.Event()
 
-    def _load(self, config: GenerationConfig, adapter: str | None) -> Loaded:
+    def _load(self, config: GenerationConfig, adapter: str | None, character: str) -> Loaded:
         if self._model is None:
             self._model = LocalModel(base_model.resolve(self._settings))
         if self._current is None or self._current.adapter != adapter:
             self._model.use(adapter)
-        self._current = Loaded(config, adapter, self._model.device, self._model.context_length)
+        self._current = Loaded(config, adapter, character, self._model.device, self._model.context_length)
         return self._current
 
     def _free(self) -> None:

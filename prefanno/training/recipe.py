@@ -83,6 +83,7 @@ def _usable(stage: dict[str, Any], template: ChatTemplate, max_length: int) -> l
 
 
 def _single(row: Row, template: ChatTemplate) -> dict[str, str]:
+    assert row.chosen is not None  # noqa: S101 - a roleplay file has a chosen reply in each row
     messages = conversation(row.system_prompt, row.context, row.human_input)
     prompt = template.prompt(messages, thinking=row.chosen_thinking is not None)
     return {"prompt": prompt, "completion": template.completion(row.chosen_thinking, row.chosen)}
@@ -90,7 +91,7 @@ def _single(row: Row, template: ChatTemplate) -> dict[str, str]:
 
 def _pair(row: Row, template: ChatTemplate, counts: Counter[str]) -> dict[str, str]:
     """A pair with a thought on one side only is trained without: else the thought itself would be what is preferred."""
-    assert row.rejected is not None  # noqa: S101 - a preference file has a rejected reply in each row
+    assert row.chosen is not None and row.rejected is not None  # noqa: S101, PT018 - a preference file has both
     thinking = row.chosen_thinking is not None and row.rejected_thinking is not None
     if not thinking and (row.chosen_thinking or row.rejected_thinking):
         counts["trained without thoughts, since one side has none"] += 1

@@ -14,10 +14,12 @@ from functools import partial, wraps
 from aiohttp import web
 from marshmallow import Schema
 
+from prefanno.errors import NotFound
 from prefanno.web import body as bodies
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SPEC = "__endpoint__"
+MAX_DIGITS = 18  # of an id: less than 2^63
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
         return handle
 
     return declare
+
+
+def number(request: web.Request) -> int:
+    """The id in the path. Raises NotFound where no database could hold it."""
+    digits = request.match_info["id"]
+    if len(digits) > MAX_DIGITS:
+        raise NotFound
+    return int(digits)
 
 
 dumps = partial(json.dumps, ensure_ascii=False)  # UTF-8, readable as it is

@@ -13,10 +13,18 @@ from prefanno.web.schemas import GenerateSchema
 @endpoint("Candidates for a message", body=GenerateSchema, answer=answers.Generated, failures=(503, 507))
 async def generate(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Exactly `num_responses` candidates; a thought only where it is enabled and shown."""
-    generated, generation_id, seed = await request.app[LOOP].generate(**body)
+    generated, generation = await request.app[LOOP].generate(**body)
     shown = generated.loaded.config.enable_thinking and generated.loaded.config.show_thinking
     responses = [
         {"id": ordinal, **({"thinking": reply.thinking} if shown and reply.thinking else {}), "content": reply.content}
         for ordinal, reply in enumerate(generated.replies, 1)
     ]
-    return reply({"responses": responses, "generation_id": str(generation_id), "seed": seed})
+    conversation = generation.conversation_id
+    return reply(
+        {
+            "responses": responses,
+            "generation_id": str(generation.id),
+            "seed": generation.seed,
+            "conversation_id": None if conversation is None else str(conversation),
+        }
+    )

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from prefanno import __version__
-from prefanno.annotation import dataset
+from prefanno.db import characters
 from prefanno.errors import PrefannoError
 from prefanno.keys import LOOP
 from prefanno.web import answers
@@ -16,7 +16,8 @@ async def show(request: web.Request) -> web.Response:
     loop = request.app[LOOP]
     reason = None
     try:
-        await dataset.counts(loop.database)
+        async with loop.database.read() as session:
+            await characters.get(session, None)
     except PrefannoError as error:
         reason = error.detail
     return reply(

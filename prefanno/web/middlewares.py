@@ -26,11 +26,14 @@ HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?
 
 STATUSES: dict[type[errors.PrefannoError], int] = {
     errors.InvalidInput: 400,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
     errors.NotReady: 400,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
 
+SERVER_FAULT = 500
 TEXTS = {
     400: "请求参数错误",
     403: "拒绝访问：来源（Origin）不在允许列表中；可通过 PREFANNO_CORS_ORIGINS 添加",
@@ -99,6 +102,6 @@ def _failure(error: errors.PrefannoError) -> web.Response:
     content: dict[str, object] = {"detail": error.detail}
     if isinstance(error, errors.InvalidInput):
         content["errors"] = error.fields
-    if not isinstance(error, errors.InvalidInput | errors.NotReady):
+    if status >= SERVER_FAULT:
         log.warning("%s", error)
     return reply(content, status)

@@ -5,22 +5,22 @@ from typing import Any
 
 from aiohttp import web
 
-from prefanno import persona
-from prefanno.generation.config import GenerationConfig
 from prefanno.generation.model import gpu_memory
 from prefanno.keys import LOOP
 from prefanno.web import answers
 from prefanno.web.endpoint import done, endpoint
-from prefanno.web.schemas import LoadSchema, Nothing
+from prefanno.web.fields import Nothing
+from prefanno.web.schemas import LoadSchema
 
 
 @endpoint("Load the model", body=LoadSchema, body_required=False, answer=answers.Loaded, failures=(503,))
 async def load(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Load with these settings; a field left out has its default, also on a second load."""
-    loop = request.app[LOOP]
-    loaded = await loop.load(GenerationConfig(**{"system_prompt": persona.default(loop.settings)} | body))
+    character = body.pop("character")
+    loaded = await request.app[LOOP].load(body, character)
     message = f"模型加载成功，使用adapter: {loaded.adapter}" if loaded.adapter else "模型加载成功，未使用adapter"
-    return done(message, {"adapter_path": loaded.adapter, "config": asdict(loaded.config)})
+    data = {"adapter_path": loaded.adapter, "config": asdict(loaded.config), "character": loaded.character}
+    return done(message, data)
 
 
 @endpoint("Unload the model", body=Nothing, body_required=False, answer=answers.Done)
@@ -44,6 +44,7 @@ async def status(request: web.Request) -> web.Response:
             "gpu_info": gpu_memory(),
             "base_model": loop.settings.model,
             "adapter": loaded.adapter if loaded else None,
+            "character": loaded.character if loaded else None,
             "device": loaded.device if loaded else None,
             "context_length": loaded.context_length if loaded else None,
         },

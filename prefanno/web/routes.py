@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from prefanno.web import dataset, docs, generation, health, model, training
+from prefanno.web import annotations, characters, conversations, dataset, docs, generation, health, model, training
 
 ROUTES = [
     web.get("/health", health.show),
@@ -13,6 +13,21 @@ ROUTES = [
     web.post("/api/dataset/add", dataset.add),
     web.get("/api/dataset/stats", dataset.stats),
     web.get("/api/dataset/list", dataset.show),
+    web.post("/api/choices", annotations.choose),
+    web.get("/api/annotations", annotations.search),
+    web.get(r"/api/annotations/{id:\d+}", annotations.read),
+    web.get(r"/api/annotations/{id:\d+}/history", annotations.show_history),
+    web.post(r"/api/annotations/{id:\d+}/edit", annotations.edit),
+    web.post("/api/annotations/delete", annotations.delete),
+    web.post("/api/annotations/restore", annotations.restore),
+    web.post("/api/history/undo", annotations.undo),
+    web.post("/api/history/redo", annotations.redo),
+    web.get("/api/conversations", conversations.show),
+    web.get(r"/api/conversations/{id:\d+}", conversations.read),
+    web.get("/api/characters", characters.show),
+    web.post("/api/characters", characters.create),
+    web.post("/api/characters/{slug}/edit", characters.edit),
+    web.post("/api/characters/{slug}/select", characters.choose),
     web.post("/api/train/start", training.start),
     web.post("/api/train/stop", training.stop),
     web.get("/api/train/status", training.status),

@@ -3,100 +3,51 @@
 Strict: unknown fields are refused, no "4" for 4, no 1 for true, no 4.0 for an int. Texts are Chinese.
 """
 
-import math
 from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, missing, validate, validates_schema
 
-from prefanno import text
+from prefanno.annotation.choices import VERDICTS
+from prefanno.db.search import LONGEST, SHORTEST
 from prefanno.generation.config import GenerationConfig
+from prefanno.web.fields import (
+    REQUIRED,
+    Number,
+    QueryTruth,
+    QueryWhole,
+    StrictSchema,
+    Text,
+    Time,
+    Truth,
+    Whole,
+    at_most,
+    between,
+    one_of,
+)
 
 MAX_SEED = 2**31 - 1
+MAX_ID = 10**18 - 1
 MODES = ("single", "multi")
-MAX_DIGITS = 9
+LIST: dict[str, Any] = {"invalid": "必须是数组", "null": "不能为 null"}
+SOME = validate.Length(min=1, error="不能为空")
+DATASETS = ("preference", "roleplay")
+SLUG = validate.Regexp(r"[a-z0-9_]{1,40}\Z", error="只能用小写字母、数字和下划线，最多 40 个")
 
 
-class StrictSchema(Schema):
-    """Refuses what it does not know."""
-
-    class Meta:
-        """An explicit setting, which OpenAPI shows as `additionalProperties: false`."""
-
-        unknown = RAISE
-
-    error_messages = {"unknown": "未知字段，请删除", "type": "必须是 JSON 对象"}
-
-
-REQUIRED: dict[str, Any] = {"required": "缺少该字段", "null": "不能为 null"}
-
-
-class Text(fields.String):
-    """A string that can be stored: visible, without NUL and lone surrogates."""
-
-    default_error_messages = {**REQUIRED, "invalid": "必须是字符串"}
+class Id(Text):
+    """A number that the API gives as text, as it does for generations."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, str):
-            raise self.make_error("invalid")
-        if fault := text.fault(value):
-            raise ValidationError(fault)
-        return value
+        digits = super()._deserialize(value, attr, data, **kwargs)
+        if not (digits.isascii() and digits.isdigit() and int(digits[:20]) <= MAX_ID):
+            raise ValidationError("必须是数字组成的字符串")
+        return int(digits)
 
 
-class Whole(fields.Integer):
-    """An integer, and nothing that merely equals one."""
+class CharacterSchema(StrictSchema):
+    """A character's slug; absent: the current character."""
 
-    default_error_messages = {**REQUIRED, "invalid": "必须是整数"}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if type(value) is not int:
-            raise self.make_error("invalid")
-        return value
-
-
-class Number(fields.Float):
-    """A finite number."""
-
-    default_error_messages = {**REQUIRED, "invalid": "必须是有限的数字"}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if type(value) is not int and (type(value) is not float or not math.isfinite(value)):
-            raise self.make_error("invalid")
-        return value
-
-
-class Truth(fields.Boolean):
-    """true or false."""
-
-    default_error_messages = {**REQUIRED, "invalid": "必须是 true 或 false"}
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if type(value) is not bool:
-            raise self.make_error("invalid")
-        return value
-
-
-class QueryWhole(Whole):
-    """An integer in a query string, in plain decimal digits."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not (isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
-            raise self.make_error("invalid")
-        return int(value)
-
-
-def between(low: float, high: float) -> validate.Range:
-    """From `low` to `high`, both included."""
-    return validate.Range(min=low, max=high, error="必须在 {min} 到 {max} 之间")
-
-
-def one_of(*choices: str) -> validate.OneOf:
-    """One of the choices."""
-    return validate.OneOf(choices, error="必须是以下之一：{choices}")
-
-
-class Nothing(StrictSchema):
-    """A body without fields."""
+    character = Text(load_default=None, allow_none=False, validate=SLUG)
 
 
 class TurnSchema(StrictSchema):
@@ -111,9 +62,9 @@ class Context(fields.List[Any]):
 
     default_error_messages = {"invalid": "必须是数组"}
 
-    def __init__(self) -> None:
+    def __init__(self, load_default: Any = list) -> None:
         turn = fields.Nested(TurnSchema, error_messages=REQUIRED)
-        super().__init__(turn, load_default=list, allow_none=True)
+        super().__init__(turn, load_default=load_default, allow_none=True)
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Also of null, which marshmallow would hand on as None."""
@@ -124,8 +75,8 @@ class Context(fields.List[Any]):
         return turns
 
 
-class LoadSchema(StrictSchema):
-    """`POST /api/model/load`; a field left out has its default."""
+class ConfigSchema(StrictSchema):
+    """How candidates are made; a field left out has its default."""
 
     enable_thinking = Truth(load_default=GenerationConfig.enable_thinking)
     show_thinking = Truth(load_default=GenerationConfig.show_thinking)
@@ -136,18 +87,29 @@ class LoadSchema(StrictSchema):
     top_k = Whole(load_default=GenerationConfig.top_k, validate=between(1, 100))
     repetition_penalty = Number(load_default=GenerationConfig.repetition_penalty, validate=between(1.0, 2.0))
     max_new_tokens = Whole(load_default=GenerationConfig.max_new_tokens, validate=between(64, 2048))
-    system_prompt = Text(metadata={"description": "人设；缺省为默认人设"})
+    system_prompt = Text(metadata={"description": "人设；缺省为角色的人设"})
 
 
-class GenerateSchema(StrictSchema):
-    """`POST /api/generate`."""
+class LoadSchema(ConfigSchema, CharacterSchema):
+    """`POST /api/model/load`."""
+
+
+class GenerateSchema(CharacterSchema):
+    """`POST /api/generate`; with `parent` the context is that of the turn it goes on from."""
 
     message = Text(required=True)
     context = Context()
     seed = Whole(load_default=None, allow_none=False, validate=between(0, MAX_SEED))
+    parent = Id(load_default=None, allow_none=False)
+
+    @validates_schema
+    def one_context(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        """The turn has its own."""
+        if data["parent"] is not None and data["context"]:
+            raise ValidationError("context 与 parent 不能同时提供", "context")
 
 
-class AnnotationSchema(StrictSchema):
+class AnnotationSchema(CharacterSchema):
     """`POST /api/dataset/add`; in single mode `rejected` is required."""
 
     mode = Text(required=True, validate=one_of(*MODES))
@@ -165,8 +127,132 @@ class AnnotationSchema(StrictSchema):
             raise ValidationError("single 模式必须提供 rejected", "rejected")
 
 
-class ListSchema(StrictSchema):
+class ListSchema(CharacterSchema):
     """`GET /api/dataset/list`."""
 
-    dataset = Text(load_default="preference", validate=one_of("preference", "roleplay"))
+    dataset = Text(load_default="preference", validate=one_of(*DATASETS))
     limit = QueryWhole(load_default=10, validate=between(1, 1000))
+
+
+def reasons(default: Any = missing) -> fields.List[Any]:
+    """Tags that say why."""
+    texts = Text(validate=at_most(100), error_messages=REQUIRED)
+    return fields.List(
+        texts,
+        load_default=default,
+        validate=at_most(20),
+        error_messages=LIST,
+    )
+
+
+class ChoiceSchema(StrictSchema):
+    """`POST /api/choices`; `chosen` and `ranking` name candidates by their `id`."""
+
+    generation_id = Id(required=True)
+    verdict = Text(required=True, validate=one_of(*VERDICTS))
+    chosen = Whole(load_default=None, allow_none=False, validate=between(1, 10))
+    ranking = fields.List(
+        fields.List(Whole(validate=between(1, 10)), validate=SOME, error_messages=LIST),
+        load_default=None,
+        allow_none=False,
+        validate=SOME,
+        error_messages=LIST,
+    )
+    content = Text(load_default=None, allow_none=False)
+    thinking = Text(load_default=None, allow_none=True)
+    reasons = reasons(list)
+    note = Text(load_default=None, allow_none=True)
+    annotator = Text(load_default=None, allow_none=True, validate=at_most(100))
+
+
+class ReplySchema(StrictSchema):
+    """One of the replies that a choice was among."""
+
+    content = Text(required=True)
+    thinking = Text(load_default=None, allow_none=True)
+    rank = Whole(load_default=None, allow_none=True, validate=between(1, 100))
+    candidate = Whole(load_default=None, allow_none=True, validate=between(1, 100))
+
+
+class EditSchema(StrictSchema):
+    """`POST /api/annotations/{id}/edit`: what is to change."""
+
+    human_input = Text()
+    context = Context(load_default=missing)
+    verdict = Text(validate=one_of(*VERDICTS))
+    replies = fields.List(
+        fields.Nested(ReplySchema, error_messages=REQUIRED),
+        validate=validate.Length(min=1, max=100, error="必须有 {min} 到 {max} 个"),
+        error_messages=LIST,
+    )
+    reasons = reasons()
+    note = Text(allow_none=True)
+    annotator = Text(allow_none=True, validate=at_most(100))
+
+    @validates_schema
+    def something(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        """An edit changes something."""
+        if not data:
+            raise ValidationError("至少提供一个要修改的字段")
+
+
+class FiltersSchema(CharacterSchema):
+    """What is looked for; a field left out is no limit."""
+
+    q = Text(validate=validate.Length(min=SHORTEST, max=LONGEST, error="必须有 {min} 到 {max} 个字符"))
+    dataset = Text(validate=one_of(*DATASETS))
+    verdict = Text(validate=one_of(*VERDICTS))
+    adapter = Text()
+    annotator = Text()
+    reason = Text()
+    since = Time()
+    until = Time()
+
+
+class SearchSchema(FiltersSchema):
+    """`GET /api/annotations`: the next page is below the last id of this one."""
+
+    deleted = QueryTruth(load_default=False)
+    before = QueryWhole()
+    limit = QueryWhole(load_default=20, validate=between(1, 1000))
+
+
+class PageSchema(CharacterSchema):
+    """Newest first; the next page is below the last id of this one."""
+
+    before = QueryWhole(load_default=None, allow_none=False)
+    limit = QueryWhole(load_default=20, validate=between(1, 1000))
+
+
+class BulkSchema(StrictSchema):
+    """Annotations by `ids`, or all that `where` finds."""
+
+    ids = fields.List(
+        Whole(validate=between(1, MAX_ID)),
+        load_default=None,
+        allow_none=False,
+        validate=validate.Length(min=1, max=10_000, error="必须有 {min} 到 {max} 个"),
+        error_messages=LIST,
+    )
+    where = fields.Nested(FiltersSchema, load_default=None, allow_none=False, error_messages=REQUIRED)
+
+    @validates_schema
+    def one_of_both(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        """Either names what is meant."""
+        if (data["ids"] is None) == (data["where"] is None):
+            raise ValidationError("ids 与 where 必须且只能提供一个", "ids")
+
+
+class NewCharacterSchema(StrictSchema):
+    """`POST /api/characters`."""
+
+    slug = Text(required=True, validate=SLUG)
+    name = Text(required=True, validate=at_most(100))
+    system_prompt = Text(load_default=None, allow_none=True)
+
+
+class CharacterEditSchema(StrictSchema):
+    """`POST /api/characters/{slug}/edit`; a null persona is the default one."""
+
+    name = Text(validate=at_most(100))
+    system_prompt = Text(allow_none=True)

@@ -17,7 +17,8 @@ from prefanno.training.log import Line
 from prefanno.training.supervisor import Status
 from prefanno.web import answers
 from prefanno.web.endpoint import done, dumps, endpoint
-from prefanno.web.schemas import Nothing
+from prefanno.web.fields import Nothing
+from prefanno.web.schemas import CharacterSchema
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +27,10 @@ BACKLOG = 10_000  # messages that wait for a slow client before it is cut off; i
 HEARTBEAT_S = 30.0
 
 
-@endpoint("Start training", body=Nothing, body_required=False, answer=answers.Done, failures=(503, 507))
-async def start(request: web.Request, _body: dict[str, Any]) -> web.Response:
-    """Export all choices and train on them."""
-    await request.app[LOOP].start_training()
+@endpoint("Start training", body=CharacterSchema, body_required=False, answer=answers.Done, failures=(503, 507))
+async def start(request: web.Request, body: dict[str, Any]) -> web.Response:
+    """Export all choices of the character and train on them."""
+    await request.app[LOOP].start_training(body["character"])
     return done("训练已启动，请通过 WebSocket /ws/train/logs 获取实时日志")
 
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from prefanno.annotation import dataset
 from prefanno.annotation.export import export
 from prefanno.db.engine import Database
 from prefanno.rows import Exporter, Row, exporter
 from prefanno.settings import Settings
-from tests.annotation.test_dataset import MULTI, SINGLE
+from tests.annotation.test_dataset import MULTI, SINGLE, add
 
 SHAREGPT = exporter("sharegpt")
 
@@ -33,24 +32,25 @@ async def filled(database: Database) -> Database:
     """Two pairs, a conversation, and a conversation with a rejected reply."""
     rows = (SINGLE, replace(SINGLE, chosen="2"), MULTI, replace(MULTI, chosen="4", rejected="no"))
     for row in rows:
-        await dataset.add(database, row)
+        await add(database, row)
     return database
 
 
 async def test_both_files_and_their_description_are_written(filled: Database, tmp_path: Path) -> None:
     """Every file has its rows, oldest first; a conversation with a rejected reply is in both; the counts say so."""
     folder = tmp_path / "new" / "folder"
-    counts = await export(filled, SHAREGPT, folder)
-    preference, roleplay = folder / "li_preference.json", folder / "li_roleplay.json"
-    assert counts == {preference: 3, roleplay: 2}
+    counts = await export(filled, SHAREGPT, folder, "li")
+    preference, roleplay, unpaired = (folder / f"li_{name}.json" for name in ("preference", "roleplay", "unpaired"))
+    assert counts == {preference: 3, roleplay: 2, unpaired: 0}
     assert [entry["chosen"]["value"] for entry in _entries(preference)] == ["我叫离~", "2", "4"]
     assert [entry["conversations"][-1]["value"] for entry in _entries(roleplay)] == ["我叫离~", "4"]
-    assert {path.name for path in folder.iterdir()} == {preference.name, roleplay.name, "dataset_info.json"}
+    names = {preference.name, roleplay.name, unpaired.name, "dataset_info.json"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 async def test_dataset_info_describes_both_files(filled: Database, tmp_path: Path) -> None:
     """dataset_info.json says to LLaMA-Factory which file is what, and in which columns."""
-    await export(filled, SHAREGPT, tmp_path)
+    await export(filled, SHAREGPT, tmp_path, "li")
     info = json.loads((tmp_path / "dataset_info.json").read_text(encoding="utf-8"))
     assert info == {
         "li_preference": {
@@ -69,6 +69,11 @@ async def test_dataset_info_describes_both_files(filled: Database, tmp_path: Pat
             "formatting": "sharegpt",
             "columns": {"messages": "conversations", "system": "system"},
         },
+        "li_unpaired": {
+            "file_name": "li_unpaired.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "system": "system", "kto_tag": "kto_tag"},
+        },
     }
     for description in info.values():
         for entry in _entries(tmp_path / description["file_name"]):
@@ -77,16 +82,16 @@ async def test_dataset_info_describes_both_files(filled: Database, tmp_path: Pat
 
 async def test_an_empty_dataset_is_an_empty_list(database: Database, tmp_path: Path) -> None:
     """Without annotations the files are there, and hold no rows."""
-    counts = await export(database, SHAREGPT, tmp_path)
-    assert list(counts.values()) == [0, 0]
+    counts = await export(database, SHAREGPT, tmp_path, "li")
+    assert list(counts.values()) == [0, 0, 0]
     assert all(_entries(path) == [] for path in counts)
 
 
 async def test_exporting_again_replaces_the_files(filled: Database, tmp_path: Path) -> None:
     """The files are always those of the whole dataset."""
-    await export(filled, SHAREGPT, tmp_path)
-    await dataset.add(filled, SINGLE)
-    assert list((await export(filled, SHAREGPT, tmp_path)).values()) == [4, 2]
+    await export(filled, SHAREGPT, tmp_path, "li")
+    await add(filled, SINGLE)
+    assert list((await export(filled, SHAREGPT, tmp_path, "li")).values()) == [4, 2, 0]
     assert len(_entries(tmp_path / "li_preference.json")) == 4
 
 
@@ -118,9 +123,9 @@ class _Exporter:
 async def test_a_writer_that_fails_leaves_the_old_files(filled: Database, tmp_path: Path) -> None:
     """When writing breaks off, the files of the last export are untouched, and nothing else is left in the folder."""
     folder = tmp_path / "exported"
-    await export(filled, SHAREGPT, folder)
+    await export(filled, SHAREGPT, folder, "li")
     before = _contents(folder)
-    await dataset.add(filled, SINGLE)
+    await add(filled, SINGLE)
 
     def fail() -> None:
         assert len(_contents(folder)) > len(before)  # control: it had begun to write
@@ -128,7 +133,7 @@ async def test_a_writer_that_fails_leaves_the_old_files(filled: Database, tmp_pa
 
     failing: Exporter = _Exporter(fail)
     with pytest.raises(OSError, match="the disk is full"):
-        await export(filled, failing, folder)
+        await export(filled, failing, folder, "li")
     assert _contents(folder) == before
 
 
@@ -144,13 +149,17 @@ async def test_an_export_is_of_one_snapshot(
 
     def add() -> None:
         with sqlite3.connect(settings.database) as connection:
-            columns = "character, mode, system_prompt, context, human_input, chosen, rejected, created_at"
+            columns = "character, mode, system_prompt, context, human_input, verdict, replies, weight, reasons, listed"
+            columns += ", created_at"
             connection.execute(
                 f"INSERT INTO annotations ({columns}) SELECT {columns} FROM annotations WHERE id = 1"  # noqa: S608
             )
         connection.close()
 
     interrupting: Exporter = _Exporter(add)
-    assert list((await export(filled, interrupting, tmp_path)).values()) == [3, 2]
-    assert await dataset.counts(filled) == {"single": 6, "multi": 2}
-    assert list((await export(filled, SHAREGPT, tmp_path)).values()) == [7, 2]  # control: the next one has them
+    assert list((await export(filled, interrupting, tmp_path, "li")).values()) == [3, 2, 0]
+    assert list((await export(filled, SHAREGPT, tmp_path, "li")).values()) == [
+        7,
+        2,
+        0,
+    ]  # control: the next one has them

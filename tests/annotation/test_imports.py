@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from prefanno.annotation import dataset, imports
+from prefanno.annotation import imports
 from prefanno.annotation.export import export
 from prefanno.annotation.imports import Imported
-from prefanno.db import annotations, upgrade
+from prefanno.db import upgrade
 from prefanno.db.engine import Database
-from prefanno.rows import Row, exporter
-from tests.annotation.test_dataset import MULTI, SINGLE
+from prefanno.rows import exporter
+from tests.annotation.test_dataset import MULTI, SINGLE, add, rows
 
 SHAREGPT = exporter("sharegpt")
 ROWS = [
@@ -30,11 +30,6 @@ GOOD = {
 }
 
 
-async def _all(database: Database) -> list[Row]:
-    async with database.read() as session:
-        return [dataset.to_row(row) async for batch in annotations.oldest_first(session, "li") for row in batch]
-
-
 def _file(folder: Path, *entries: object) -> Path:
     file = folder / "rows.json"
     file.write_text(json.dumps(entries), encoding="utf-8")
@@ -44,21 +39,21 @@ def _file(folder: Path, *entries: object) -> Path:
 async def test_what_was_exported_comes_back_equal(database: Database, tmp_path: Path) -> None:
     """Both files, read into an empty database, give the same rows with the same times, each once."""
     for row in ROWS:
-        await dataset.add(database, row)
-    files = list(await export(database, SHAREGPT, tmp_path))
+        await add(database, row)
+    files = list(await export(database, SHAREGPT, tmp_path, "li"))
     upgrade.upgrade(tmp_path / "other.db")
     async with Database.open(tmp_path / "other.db") as other:
         # The conversation with a rejected reply is in both files.
-        assert await imports.load(other, SHAREGPT, files, "unused") == Imported(added=len(ROWS), duplicates=1)
-        assert sorted(await _all(other), key=repr) == sorted(ROWS, key=repr)
-        assert await _all(database) == ROWS
+        assert await imports.load(other, SHAREGPT, files, "li", "unused") == Imported(added=len(ROWS), duplicates=1)
+        assert sorted(await rows(other), key=repr) == sorted(ROWS, key=repr)
+        assert await rows(database) == ROWS
 
 
 async def test_what_is_there_already_is_left_out(database: Database, tmp_path: Path) -> None:
     """Importing twice adds nothing; a row that differs in one word, or in its thinking, is another one."""
-    await dataset.add(database, SINGLE)
-    files = list(await export(database, SHAREGPT, tmp_path))
-    assert await imports.load(database, SHAREGPT, files, "unused") == Imported(0, 1)
+    await add(database, SINGLE)
+    files = list(await export(database, SHAREGPT, tmp_path, "li"))
+    assert await imports.load(database, SHAREGPT, files, "li", "unused") == Imported(0, 1)
     changed = [
         replace(SINGLE, chosen="我叫离！"),
         replace(SINGLE, chosen_thinking="hm"),
@@ -67,14 +62,14 @@ async def test_what_is_there_already_is_left_out(database: Database, tmp_path: P
     ]
     with SHAREGPT.writing(tmp_path, "li") as writer:
         writer.write([SINGLE, *changed])
-    assert await imports.load(database, SHAREGPT, files[:1], "unused") == Imported(4, 1)
+    assert await imports.load(database, SHAREGPT, files[:1], "li", "unused") == Imported(4, 1)
 
 
 async def test_rows_without_a_persona_get_the_default(database: Database, tmp_path: Path) -> None:
     """A file that names no system prompt is read under the persona in force; one that does keeps its own."""
     file = _file(tmp_path, GOOD, {**GOOD, "system": "Be brief."})
-    await imports.load(database, SHAREGPT, [file], "你是离。")
-    assert [row.system_prompt for row in await _all(database)] == ["你是离。", "Be brief."]
+    await imports.load(database, SHAREGPT, [file], "li", "你是离。")
+    assert [row.system_prompt for row in await rows(database)] == ["你是离。", "Be brief."]
 
 
 BAD: list[tuple[Any, str]] = [
@@ -96,7 +91,7 @@ BAD: list[tuple[Any, str]] = [
     ({**GOOD, "chosen_thinking": 5}, ""),
     ({**GOOD, "mode": "other"}, "other"),
     ({**GOOD, "mode": ["single"]}, ""),
-    ({"conversations": GOOD["conversations"], "chosen": GOOD["chosen"]}, "rejected"),
+    ({"conversations": [*GOOD["conversations"], GOOD["chosen"]], "kto_tag": False, "mode": "multi"}, "no reply"),
     ("a text", ""),
     (None, ""),
 ]
@@ -109,9 +104,9 @@ async def test_a_bad_row_is_named_and_nothing_is_stored(
     """One bad row, and none of the file is stored; the error names file, row and fault."""
     file = _file(tmp_path, GOOD, GOOD, bad)
     with pytest.raises(ValueError, match="row 3") as refused:
-        await imports.load(database, SHAREGPT, [file], "你是离。")
+        await imports.load(database, SHAREGPT, [file], "li", "你是离。")
     assert str(file) in str(refused.value) and reason in str(refused.value)
-    assert await _all(database) == []
+    assert await rows(database) == []
 
 
 @pytest.mark.parametrize(
@@ -131,7 +126,7 @@ async def test_a_bad_file_is_named_and_nothing_is_stored(
     good, bad = _file(tmp_path, GOOD), tmp_path / "bad.json"
     bad.write_bytes(content)
     with pytest.raises(ValueError, match=fault) as refused:
-        await imports.load(database, SHAREGPT, [good, bad], "你是离。")
+        await imports.load(database, SHAREGPT, [good, bad], "li", "你是离。")
     assert str(bad) in str(refused.value)
-    assert await _all(database) == []
-    assert await imports.load(database, SHAREGPT, [good], "你是离。") == Imported(1, 0)  # control
+    assert await rows(database) == []
+    assert await imports.load(database, SHAREGPT, [good], "li", "你是离。") == Imported(1, 0)  # control

@@ -1,9 +1,9 @@
 """Queries on annotations."""
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db import annotations
+from prefanno.annotation import history
+from prefanno.db import annotations, characters
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation
 
@@ -15,14 +15,18 @@ def _annotation(chosen: str, mode: str = "single", character: str = "li") -> Ann
         system_prompt="You are Li.",
         context=[{"role": "assistant", "content": "谜语"}],
         human_input="?",
-        chosen=chosen,
-        rejected="no",
+        verdict="best",
+        replies=[{"content": chosen, "rank": 1}, {"content": "no", "rank": 2}],
     )
+
+
+def _chosen(row: Annotation) -> str:
+    return str(row.replies[0]["content"])
 
 
 async def _fill(session: AsyncSession) -> None:
     """Five of Li's, of which two are conversations, and one of another character's between them."""
-    await session.execute(text("INSERT INTO characters VALUES ('mia', '2026-01-27')"))
+    await characters.create(session, "mia", "Mia", None)
     for row in (
         _annotation("1"),
         _annotation("2", mode="multi"),
@@ -31,20 +35,15 @@ async def _fill(session: AsyncSession) -> None:
         _annotation("4", mode="multi"),
         _annotation("5"),
     ):
-        session.add(row)
-        await session.flush()
+        await history.add(session, [row])
 
 
 async def test_counts_are_of_one_character_and_one_mode(database: Database) -> None:
     """Each mode is counted by itself, and nobody else's annotations with it."""
     await database.write(_fill)
     async with database.read() as session:
-        counted = {
-            (character, mode): await annotations.count(session, character, mode)
-            for character in ("li", "mia", "nobody")
-            for mode in ("single", "multi")
-        }
-    assert list(counted.values()) == [3, 2, 1, 0, 0, 0]
+        counted = [await annotations.counts(session, character) for character in ("li", "mia", "nobody")]
+    assert counted == [{"single": 3, "multi": 2}, {"single": 1, "multi": 0}, {}]
 
 
 async def test_the_newest_come_first(database: Database) -> None:
@@ -52,7 +51,7 @@ async def test_the_newest_come_first(database: Database) -> None:
     await database.write(_fill)
     async with database.read() as session:
         for limit, expected in ((1, ["5"]), (2, ["5", "3"]), (10, ["5", "3", "1"])):
-            assert [row.chosen for row in await annotations.newest(session, "li", "single", limit)] == expected
+            assert [_chosen(row) for row in await annotations.newest(session, "li", "single", limit)] == expected
         (newest,) = await annotations.newest(session, "mia", "single", 10)
         assert newest.context == [{"role": "assistant", "content": "谜语"}]
 
@@ -62,7 +61,7 @@ async def test_all_come_in_the_order_they_were_made(database: Database) -> None:
     await database.write(_fill)
     async with database.read() as session:
         batches = [batch async for batch in annotations.oldest_first(session, "li", batch=2)]
-        assert [[row.chosen for row in batch] for batch in batches] == [["1", "2"], ["3", "4"], ["5"]]
+        assert [[_chosen(row) for row in batch] for batch in batches] == [["1", "2"], ["3", "4"], ["5"]]
         assert [batch async for batch in annotations.oldest_first(session, "nobody")] == []
 
 
@@ -73,9 +72,9 @@ async def test_batches_are_of_one_snapshot(database: Database) -> None:
         chosen = []
         async for batch in annotations.oldest_first(session, "li", batch=1):
             await database.write(lambda writing: _add(writing, "later"))
-            chosen += [row.chosen for row in batch]
+            chosen += [_chosen(row) for row in batch]
     assert chosen == ["1", "2", "3", "4", "5"]
 
 
 async def _add(session: AsyncSession, chosen: str) -> None:
-    session.add(_annotation(chosen))
+    await history.add(session, [_annotation(chosen)])

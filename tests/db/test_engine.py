@@ -201,13 +201,13 @@ async def test_commits_are_synced(database: Database) -> None:
 @pytest.mark.parametrize(
     "row",
     [
-        Annotation(mode="other", system_prompt="s", context=[], human_input="h", chosen="c", rejected="r"),
-        Annotation(mode="single", system_prompt="s", context=[], human_input="h", chosen="c", rejected=None),
+        Annotation(mode="other", system_prompt="s", context=[], human_input="h", verdict="skip", replies=[]),
+        Annotation(mode="single", system_prompt="s", context=[], human_input="h", verdict="fine", replies=[]),
         Run(base_model="base", state="resting"),
         Run(base_model="base", character="nobody"),
         Candidate(generation_id=1, ordinal=1, content="c", finish_reason="stop", tokens=1),
     ],
-    ids=["mode", "single without rejected", "state", "character", "generation"],
+    ids=["mode", "verdict", "state", "character", "generation"],
 )
 async def test_the_tables_refuse_what_must_not_be(database: Database, row: object) -> None:
     """Each CHECK and foreign key holds in the file itself."""

@@ -1,9 +1,8 @@
 """Queries on generations and their candidates."""
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db import generations
+from prefanno.db import characters, generations
 from prefanno.db.engine import Database
 from prefanno.db.models import Candidate, Generation
 
@@ -34,7 +33,7 @@ async def _generated(database: Database, *candidates: tuple[str, str | None], ch
 
 async def _thinking_of(database: Database, content: str, character: str = "li") -> str | None:
     async with database.read() as session:
-        return await generations.thinking_of(session, character, content)
+        return (await generations.thinking_of(session, character, {content})).get(content)
 
 
 async def test_a_candidate_is_found_by_its_exact_text(database: Database) -> None:
@@ -66,7 +65,7 @@ async def test_only_recent_candidates_count(database: Database) -> None:
 
 async def test_another_characters_candidates_do_not_count(database: Database) -> None:
     """What Mia thought is not what Li thought."""
-    await database.write(lambda session: session.execute(text("INSERT INTO characters VALUES ('mia', '2026-01-27')")))
+    await database.write(lambda session: characters.create(session, "mia", "Mia", None))
     await _generated(database, ("Hello.", "mia's"), character="mia")
     assert await _thinking_of(database, "Hello.") is None
     assert await _thinking_of(database, "Hello.", character="mia") == "mia's"

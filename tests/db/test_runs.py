@@ -1,9 +1,8 @@
 """Queries on runs."""
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db import runs
+from prefanno.db import characters, runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run
 
@@ -38,7 +37,7 @@ async def test_the_latest_run_is_the_one_that_started_last(database: Database) -
 
 async def test_adapters_are_those_that_a_run_has_made(database: Database) -> None:
     """The names of a character's adapters are known though their folders may be gone; a failed run made none."""
-    await database.write(lambda session: session.execute(text("INSERT INTO characters VALUES ('mia', '2026-01-27')")))
+    await database.write(lambda session: characters.create(session, "mia", "Mia", None))
     await _store(
         database,
         _run("succeeded", "li-sft-1"),

@@ -130,7 +130,7 @@ async def test_loading_leads_to_loaded(engine: Engine, stage: Stage) -> None:
     assert (engine.state, engine.loaded) == ("loading", None)
     stage.gate.set()
     loaded = await loading
-    assert loaded == engine.loaded == Loaded(CONFIG, "/outputs/li-simpo-1", "cpu", 512)
+    assert loaded == engine.loaded == Loaded(CONFIG, "/outputs/li-simpo-1", "li", "cpu", 512)
     assert engine.state == "loaded"
     assert stage.events == ["read base", "use /outputs/li-simpo-1"]
     assert await _replies(engine) == ["/outputs/li-simpo-1 0.85 hi 7"]

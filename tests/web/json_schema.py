@@ -13,6 +13,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 READ = {
     *("$ref", "type", "enum", "minimum", "maximum", "default", "description", "title"),
+    *("pattern", "minLength", "maxLength", "minItems", "maxItems"),
     *("properties", "required", "additionalProperties", "items", "anyOf", "allOf"),
 }
 

@@ -23,6 +23,9 @@ from tests.web.conftest import PAIR, counts, refused
 SECRET = "what only the log may know"
 AT_START = {errors.HomeInUse, errors.InvalidSetting}  # end the program before there is a server
 TABLE = {
+    errors.NotFound: (404, "未找到"),
+    errors.KeyReused: (409, "该 Idempotency-Key 已用于另一个请求"),
+    errors.NothingToUndo: (409, "没有可撤销或重做的操作"),
     errors.ModelNotLoaded: (400, "模型未加载"),
     errors.ModelLoading: (400, "模型正在加载"),
     errors.ModelLoaded: (400, "请先卸载模型"),

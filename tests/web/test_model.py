@@ -68,7 +68,7 @@ async def test_a_load_without_a_body_has_every_default(client: Client) -> None:
     body = await accepted(await client.post(LOAD), answers.Loaded)
     assert body["status"] == "success"
     assert body["message"] == "模型加载成功，未使用adapter"
-    assert body["data"] == {"adapter_path": None, "config": DEFAULTS}
+    assert body["data"] == {"adapter_path": None, "config": DEFAULTS, "character": "li"}
 
 
 @shared

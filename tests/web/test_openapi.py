@@ -10,12 +10,14 @@ from prefanno.keys import LOOP
 from prefanno.web.endpoint import SPEC
 from prefanno.web.routes import ROUTES
 from tests.conftest import Client
-from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, shared
+from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, address, shared
 from tests.web.json_schema import misfits, resolved
 from tests.web.test_model import DEFAULTS, OUTSIDE, WITHIN
 
-DECLARED = {(route.path, route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES}
-NO_BODY = {"/api/model/unload", "/api/train/start", "/api/train/stop"}
+DECLARED = {
+    (re.sub(r":[^}]+", "", route.path), route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES
+}
+NO_BODY = {"/api/model/unload", "/api/train/stop"}
 
 TEXT: dict[str, Any] = {"type": "string"}
 TRUTH: dict[str, Any] = {"type": "boolean", "default": True}
@@ -35,18 +37,21 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
             "repetition_penalty": {"type": "number", "default": 1.15, "minimum": 1.0, "maximum": 2.0},
             "max_new_tokens": {"type": "integer", "default": 512, "minimum": 64, "maximum": 2048},
             "system_prompt": TEXT,
+            "character": TEXT,
         },
         set(),
     ),
     "/api/generate": (
-        {"message": TEXT, "context": CONTEXT, "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}},
+        {"message": TEXT, "context": CONTEXT, "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}}
+        | {"parent": TEXT, "character": TEXT},
         {"message"},
     ),
     "/api/dataset/add": (
         {"mode": MODE, "human_input": TEXT, "chosen": TEXT, "rejected": MAYBE, "context": CONTEXT}
-        | {"chosen_thinking": MAYBE, "rejected_thinking": MAYBE},
+        | {"chosen_thinking": MAYBE, "rejected_thinking": MAYBE, "character": TEXT},
         {"mode", "human_input", "chosen"},
     ),
+    "/api/train/start": ({"character": TEXT}, set()),
     **{path: ({}, set()) for path in NO_BODY},
 }
 
@@ -84,7 +89,8 @@ async def test_it_names_every_failure(standing: Client) -> None:
     for path, item in document["paths"].items():
         for operation in item.values():
             expected = {"200", "403", "421", "500"}
-            expected |= {"400"} if "requestBody" in operation or "parameters" in operation else set()
+            queried = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
+            expected |= {"400"} if "requestBody" in operation or queried else set()
             expected |= {"413", "415"} if "requestBody" in operation else set()
             assert expected <= set(operation["responses"]), path
             for status, answer in operation["responses"].items():
@@ -120,7 +126,7 @@ async def test_turns_and_parameters_are_described(standing: Client) -> None:
         assert turn["properties"]["role"]["enum"] == ["user", "assistant"]
     parameters = document["paths"]["/api/dataset/list"]["get"]["parameters"]
     described = {parameter["name"]: parameter for parameter in parameters}
-    assert set(described) == {"dataset", "limit"}
+    assert set(described) == {"dataset", "limit", "character"}
     assert all(parameter["in"] == "query" and not parameter.get("required") for parameter in parameters)
     assert described["limit"]["schema"] == {"type": "integer", "default": 10, "minimum": 1, "maximum": 1000}
     assert described["dataset"]["schema"]["enum"] == ["preference", "roleplay"]
@@ -140,14 +146,14 @@ async def test_the_described_ranges_are_the_enforced_ones(standing: Client) -> N
     assert misfits(document, schema, DEFAULTS | {"unknown": 1})
 
 
-async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:
+async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR0915 - one walk, a line a call
     """The answers of a walk through the whole loop, successes and refusals, are as the document says."""
     client = await make_trainer(LASTING)
     document = await _document(client)
     visited: set[str] = set()
 
     async def call(method: str, path: str, status: int = 200, **arguments: Any) -> None:
-        answer = await client.request(method, path, **arguments)
+        answer = await client.request(method, address(path), **arguments)
         body = await answer.json()
         assert answer.status == status, body
         visited.add(path)
@@ -171,6 +177,30 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:
     await call("GET", "/api/dataset/list")
     await call("GET", "/api/dataset/list", params={"dataset": "roleplay"})
     await call("GET", "/api/dataset/list", 400, params={"limit": "0"})
+    await call("POST", "/api/characters", json={"slug": "mia", "name": "Mia", "system_prompt": "You are Mia."})
+    await call("POST", "/api/characters", 400, json={"slug": "mia", "name": "Mia"})
+    await call("POST", "/api/characters/{slug}/edit", json={"name": "离"})
+    await call("POST", "/api/characters/{slug}/select")
+    await call("GET", "/api/characters")
+    await call("POST", "/api/model/load", json={"mode": "multi", "max_new_tokens": 64})
+    await call("POST", "/api/generate", json={"message": "在吗"})
+    await call("POST", "/api/choices", json={"generation_id": "2", "verdict": "best", "chosen": 1, "note": "好"})
+    await call("POST", "/api/choices", 400, json={"generation_id": "2", "verdict": "best", "chosen": 9})
+    await call("POST", "/api/choices", 404, json={"generation_id": "99", "verdict": "skip"})
+    await call("POST", "/api/generate", json={"message": "出个谜语", "parent": "2"})
+    await call("GET", "/api/conversations")
+    await call("GET", "/api/conversations/{id}", 404)
+    await call("GET", "/api/annotations", params={"q": "你是"})
+    await call("GET", "/api/annotations", 400, params={"q": "你"})
+    await call("GET", "/api/annotations/{id}")
+    await call("POST", "/api/annotations/{id}/edit", json={"note": "好", "reasons": ["暖"]})
+    await call("GET", "/api/annotations/{id}/history")
+    await call("POST", "/api/annotations/delete", json={"ids": [1]})
+    await call("POST", "/api/annotations/{id}/edit", 409, json={"note": "更好"})
+    await call("POST", "/api/history/undo")
+    await call("POST", "/api/history/redo")
+    await call("POST", "/api/history/redo", 409)
+    await call("POST", "/api/annotations/restore", json={"where": {"q": "你是"}})
     await call("POST", "/api/train/start", 400)
     await call("POST", "/api/model/unload")
     await call("GET", "/api/train/status")

@@ -9,7 +9,7 @@ from aiohttp import WSServerHandshakeError
 from prefanno.settings import DEV_ORIGINS, Settings
 from prefanno.web.routes import ROUTES
 from tests.conftest import Client, MakeClient
-from tests.web.conftest import PAIR, counts, refused, shared
+from tests.web.conftest import PAIR, address, counts, refused, shared
 
 OWN_HOSTS = [
     *("localhost", "LocalHost", "LOCALHOST:1", "localhost:80", "localhost:65535"),
@@ -136,14 +136,13 @@ async def test_a_foreign_origin_is_refused(standing: Client, origin: str) -> Non
 async def test_preflight(standing: Client, path: str) -> None:
     """A listed origin's preflight is answered on every route; an unlisted one's is refused without any allowance."""
     method = "POST" if ("POST", path) in {(route.method, route.path) for route in ROUTES} else "GET"
-    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "content-type"}
-    address = path.replace("{name}", "start.js")
-    answer = await standing.options(address, headers={"Origin": "http://localhost:5173", **asked})
+    asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": "content-type,idempotency-key"}
+    answer = await standing.options(address(path), headers={"Origin": "http://localhost:5173", **asked})
     assert answer.status == 200
     assert answer.headers["Access-Control-Allow-Origin"] == "http://localhost:5173"
     assert method in answer.headers["Access-Control-Allow-Methods"]
     assert "content-type" in answer.headers["Access-Control-Allow-Headers"].lower()
-    answer = await standing.options(address, headers={"Origin": "http://evil.example", **asked})
+    answer = await standing.options(address(path), headers={"Origin": "http://evil.example", **asked})
     await refused(answer, 403)
     assert not any(name.startswith("Access-Control") for name in answer.headers)
 

@@ -1,0 +1,177 @@
+"""Choices among several replies, characters with a persona, conversations, history, search, safe retry."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+from prefanno.db import search
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+BATCH = 1000
+KEPT = ("id", "character", "mode", "system_prompt", "context", "human_input", "created_at")
+SIDES = ("chosen", "chosen_thinking", "rejected", "rejected_thinking")
+VERDICTS = "verdict IN ('best', 'ranking', 'good', 'bad', 'edit', 'skip')"
+KINDS = "kind IN ('add', 'choose', 'edit', 'delete', 'restore', 'import', 'undo', 'redo')"
+
+
+def upgrade() -> None:
+    """Apply."""
+    with op.batch_alter_table("characters") as characters:
+        characters.add_column(sa.Column("name", sa.String(), nullable=True))
+        characters.add_column(sa.Column("system_prompt", sa.String(), nullable=True))
+        characters.add_column(sa.Column("selected_at", sa.DateTime(), nullable=True))
+    op.execute("UPDATE characters SET name = CASE slug WHEN 'li' THEN '离' ELSE slug END, selected_at = created_at")
+    with op.batch_alter_table("characters") as characters:
+        characters.alter_column("name", existing_type=sa.String(), nullable=False)
+    for name in ("parent_id", "conversation_id"):  # not as a batch, which would lose AUTOINCREMENT and the key's name
+        key = f"fk_generations_{name}_generations"
+        op.execute(f"ALTER TABLE generations ADD COLUMN {name} INTEGER CONSTRAINT {key} REFERENCES generations (id)")
+        op.create_index(op.f(f"ix_generations_{name}"), "generations", [name])
+    op.drop_index(op.f("ix_annotations_character_mode"), "annotations")
+    op.rename_table("annotations", "annotations_0001")
+    _create_annotations()
+    _create_history()
+    op.execute(search.CREATE)
+    _move(op.get_bind())
+    op.drop_table("annotations_0001")
+
+
+def downgrade() -> None:
+    """Take back; what the first tables have no room for is lost."""
+    raise NotImplementedError("restore the backup that was made before this migration: prefanno db restore")
+
+
+def _create_annotations() -> None:
+    op.create_table(
+        "annotations",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("character", sa.String(), nullable=False),
+        sa.Column("mode", sa.String(), nullable=False),
+        sa.Column("system_prompt", sa.String(), nullable=False),
+        sa.Column("context", sa.JSON(), nullable=False),
+        sa.Column("human_input", sa.String(), nullable=False),
+        sa.Column("verdict", sa.String(), nullable=False),
+        sa.Column("replies", sa.JSON(), nullable=False),
+        sa.Column("weight", sa.Double(), nullable=False),
+        sa.Column("reasons", sa.JSON(), nullable=False),
+        sa.Column("note", sa.String(), nullable=True),
+        sa.Column("annotator", sa.String(), nullable=True),
+        sa.Column("adapter", sa.String(), nullable=True),
+        sa.Column("generation_id", sa.Integer(), nullable=True),
+        sa.Column("listed", sa.Boolean(), nullable=False),
+        sa.Column("deleted_at", sa.DateTime(), nullable=True),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.CheckConstraint("mode IN ('single', 'multi')", name=op.f("ck_annotations_mode")),
+        sa.CheckConstraint(VERDICTS, name=op.f("ck_annotations_verdict")),
+        sa.ForeignKeyConstraint(["character"], ["characters.slug"], name=op.f("fk_annotations_character_characters")),
+        sa.ForeignKeyConstraint(
+            ["generation_id"], ["generations.id"], name=op.f("fk_annotations_generation_id_generations")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_annotations")),
+        sa.UniqueConstraint("generation_id", name=op.f("uq_annotations_generation_id")),
+        sqlite_autoincrement=True,
+    )
+    columns = ["character", "mode", "listed", "id"]
+    op.create_index(op.f("ix_annotations_character_mode_listed_id"), "annotations", columns)
+    op.create_index(op.f("ix_annotations_character_id"), "annotations", ["character", "id"])
+
+
+def _create_history() -> None:
+    op.create_table(
+        "steps",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("character", sa.String(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("annotator", sa.String(), nullable=True),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.CheckConstraint(KINDS, name=op.f("ck_steps_kind")),
+        sa.CheckConstraint("state IN ('done', 'undone', 'dropped', 'final')", name=op.f("ck_steps_state")),
+        sa.ForeignKeyConstraint(["character"], ["characters.slug"], name=op.f("fk_steps_character_characters")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_steps")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_steps_character_state_id"), "steps", ["character", "state", "id"])
+    op.create_table(
+        "events",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("step_id", sa.Integer(), nullable=False),
+        sa.Column("annotation_id", sa.Integer(), nullable=False),
+        sa.Column("before", sa.JSON(), nullable=False),
+        sa.Column("after", sa.JSON(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["annotation_id"], ["annotations.id"], name=op.f("fk_events_annotation_id_annotations")
+        ),
+        sa.ForeignKeyConstraint(["step_id"], ["steps.id"], name=op.f("fk_events_step_id_steps")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(op.f("ix_events_annotation_id"), "events", ["annotation_id"])
+    op.create_index(op.f("ix_events_step_id"), "events", ["step_id"])
+    op.create_table(
+        "counts",
+        sa.Column("character", sa.String(), nullable=False),
+        sa.Column("mode", sa.String(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["character"], ["characters.slug"], name=op.f("fk_counts_character_characters")),
+        sa.PrimaryKeyConstraint("character", "mode", name=op.f("pk_counts")),
+    )
+    op.create_table(
+        "idempotency_keys",
+        sa.Column("key", sa.String(), nullable=False),
+        sa.Column("fingerprint", sa.String(), nullable=False),
+        sa.Column("answer", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_idempotency_keys")),
+    )
+
+
+def _move(connection: sa.Connection) -> None:
+    """The old rows, word for word: one pair is two ranked replies, a reply without a worse one is a good one."""
+    insert = sa.text(
+        "INSERT INTO annotations (id, character, mode, system_prompt, context, human_input, created_at, verdict,"
+        " replies, weight, reasons, listed) VALUES (:id, :character, :mode, :system_prompt, :context, :human_input,"
+        " :created_at, :verdict, :replies, 1.0, '[]', 1)"
+    )
+    into_index = sa.text("INSERT INTO annotation_search (rowid, tokens) VALUES (:id, :tokens)")
+    for rows in _batches(connection):
+        moved = [{**{name: row[name] for name in KEPT}, **_choice(row)} for row in rows]
+        connection.execute(insert, moved)
+        connection.execute(into_index, [{"id": row["id"], "tokens": search.tokens(_words(row))} for row in rows])
+    connection.execute(
+        sa.text(
+            "INSERT INTO counts (character, mode, count) SELECT slug, modes.mode,"
+            " (SELECT count(*) FROM annotations a WHERE a.character = slug AND a.mode = modes.mode)"
+            " FROM characters, (SELECT 'single' AS mode UNION SELECT 'multi') AS modes"
+        )
+    )
+
+
+def _batches(connection: sa.Connection) -> Iterator[list[sa.RowMapping]]:
+    names = ", ".join(KEPT + SIDES)
+    query = sa.text(f"SELECT {names} FROM annotations_0001 WHERE id > :last ORDER BY id LIMIT {BATCH}")  # noqa: S608
+    last = 0
+    while rows := list(connection.execute(query, {"last": last}).mappings()):
+        yield rows
+        last = rows[-1]["id"]
+
+
+def _choice(row: sa.RowMapping) -> dict[str, Any]:
+    replies = [{"content": row["chosen"], "thinking": row["chosen_thinking"], "rank": 1, "candidate": None}]
+    if row["rejected"] is not None:
+        rejected = {"content": row["rejected"], "thinking": row["rejected_thinking"], "rank": 2, "candidate": None}
+        replies.append(rejected)
+    verdict = "good" if row["rejected"] is None else "best"
+    return {"verdict": verdict, "replies": json.dumps(replies, ensure_ascii=False)}
+
+
+def _words(row: sa.RowMapping) -> str:
+    context = [turn["content"] for turn in json.loads(row["context"])]
+    return search.BETWEEN.join(text for text in (row["human_input"], *context, *(row[name] for name in SIDES)) if text)

@@ -1,0 +1,151 @@
+"""The one way annotations come and change: in steps that are recorded, counted, searchable and can be undone.
+
+    add, change, undo, redo ─▶ step + one event for each annotation ─▶ the annotation itself, its count, its words
+
+An event holds the changed fields before and after. Being deleted is a field like the others, and adding is leaving
+the state of being deleted; so undoing any step is: set every field back to what the event says it was before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.annotation import choices
+from prefanno.annotation.choices import Reply
+from prefanno.db import annotations, history, search
+from prefanno.db.models import Annotation, Event, Step, now
+from prefanno.errors import NothingToUndo
+
+Fields = dict[str, Any]
+DELETED = "deleted"
+CHANGEABLE = ("human_input", "context", "verdict", "replies", "reasons", "note", "annotator", "adapter", DELETED)
+
+
+def replies(annotation: Annotation) -> list[Reply]:
+    """What the choice was among."""
+    return [Reply(**reply) for reply in annotation.replies]
+
+
+def stored(among: Sequence[Reply]) -> list[dict[str, Any]]:
+    """Replies as the table holds them."""
+    return [asdict(reply) for reply in among]
+
+
+async def add(
+    session: AsyncSession, added: Sequence[Annotation], kind: str = "add", annotator: str | None = None
+) -> None:
+    """Store these annotations, all of one character, as one step."""
+    step = await _new_step(session, added[0].character, kind, annotator)
+    session.add_all(added)
+    for annotation in added:
+        annotation.listed = _listed(annotation)
+    await session.flush()
+    session.add_all(_event(step, annotation, {DELETED: True}, {DELETED: False}) for annotation in added)
+    await search.put(session, {annotation.id: search.words(annotation) for annotation in added})
+    await count(session, [(annotation, int(annotation.listed)) for annotation in added])
+
+
+async def change(
+    session: AsyncSession, kind: str, changes: Sequence[tuple[Annotation, Fields]], annotator: str | None = None
+) -> int:
+    """Set fields of annotations of one character, as one step; return how many there were to change."""
+    real = [(annotation, fields, _values(annotation, fields)) for annotation, fields in changes]
+    real = [(annotation, fields, before) for annotation, fields, before in real if fields != before]
+    if real:
+        step = await _new_step(session, real[0][0].character, kind, annotator)
+        session.add_all(_event(step, annotation, before, fields) for annotation, fields, before in real)
+        await _apply(session, [(annotation, fields) for annotation, fields, _ in real])
+    return len(real)
+
+
+async def undo(session: AsyncSession, character: str) -> tuple[Step, int]:
+    """Take back the last step; return it and how many annotations it touched. Raises NothingToUndo."""
+    step = await history.last_done(session, character)
+    if step is None:
+        raise NothingToUndo("there is nothing to undo", "没有可撤销的操作")
+    step.state = "undone"
+    changed = list(reversed(await history.changed(session, step)))
+    return step, await _again(session, "undo", step, [(one, event.after, event.before) for event, one in changed])
+
+
+async def redo(session: AsyncSession, character: str) -> tuple[Step, int]:
+    """Do again what was undone last; return it and how many annotations it touched. Raises NothingToUndo."""
+    step = await history.first_undone(session, character)
+    if step is None:
+        raise NothingToUndo("there is nothing to redo", "没有可重做的操作")
+    step.state = "done"
+    changed = await history.changed(session, step)
+    return step, await _again(session, "redo", step, [(one, event.before, event.after) for event, one in changed])
+
+
+async def _again(
+    session: AsyncSession, kind: str, step: Step, changes: Sequence[tuple[Annotation, Fields, Fields]]
+) -> int:
+    """An undo or a redo is a step of the history, too, but not one to undo."""
+    record = Step(character=step.character, kind=kind, state="final", annotator=step.annotator)
+    session.add(record)
+    await session.flush()
+    session.add_all(_event(record, annotation, before, after) for annotation, before, after in changes)
+    await _apply(session, [(annotation, after) for annotation, _, after in changes])
+    return len(changes)
+
+
+async def _new_step(session: AsyncSession, character: str, kind: str, annotator: str | None) -> Step:
+    await history.drop_undone(session, character)
+    step = Step(character=character, kind=kind, annotator=annotator)
+    session.add(step)
+    await session.flush()
+    return step
+
+
+def _event(step: Step, annotation: Annotation, before: Fields, after: Fields) -> Event:
+    return Event(step_id=step.id, annotation_id=annotation.id, before=before, after=after)
+
+
+async def _apply(session: AsyncSession, changes: Sequence[tuple[Annotation, Fields]]) -> None:
+    """Set the fields; the index and the counts follow in the same transaction."""
+    taken: dict[int, str] = {}
+    put: dict[int, str] = {}
+    deltas = []
+    for annotation, fields in changes:
+        words, listed = search.words(annotation), annotation.listed
+        for name, value in fields.items():
+            _set(annotation, name, value)
+        annotation.listed = _listed(annotation)
+        deltas.append((annotation, annotation.listed - listed))
+        if (changed := search.words(annotation)) != words:
+            taken[annotation.id], put[annotation.id] = words, changed
+    await session.flush()
+    await search.take(session, taken)
+    await search.put(session, put)
+    await count(session, deltas)
+
+
+async def count(session: AsyncSession, deltas: Sequence[tuple[Annotation, int]]) -> None:
+    """Keep the counts with what is listed."""
+    sums: dict[tuple[str, str], int] = {}
+    for annotation, delta in deltas:
+        owner = (annotation.character, annotation.mode)
+        sums[owner] = sums.get(owner, 0) + delta
+    for (character, mode), delta in sums.items():
+        if delta:
+            await annotations.change_count(session, character, mode, delta)
+
+
+def _listed(annotation: Annotation) -> bool:
+    return annotation.deleted_at is None and choices.best(annotation.verdict, replies(annotation)) is not None
+
+
+def _values(annotation: Annotation, fields: Fields) -> Fields:
+    return {
+        name: annotation.deleted_at is not None if name == DELETED else getattr(annotation, name) for name in fields
+    }
+
+
+def _set(annotation: Annotation, name: str, value: Any) -> None:
+    if name != DELETED:
+        setattr(annotation, name, value)
+    else:
+        annotation.deleted_at = now() if value else None

@@ -1,0 +1,39 @@
+"""Queries on characters."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.db.models import Character, Count
+from prefanno.errors import InvalidInput
+
+
+async def get(session: AsyncSession, slug: str | None) -> Character:
+    """The character of this slug; of None, the current one. Raises InvalidInput."""
+    if slug is None:
+        current = select(Character).order_by(Character.selected_at.desc().nulls_last(), Character.created_at).limit(1)
+        return (await session.scalars(current)).one()
+    found = await session.get(Character, slug)
+    if found is None:
+        raise InvalidInput(
+            {"character": [f"没有角色 {slug}，可用：{'、'.join(one.slug for one in await everyone(session))}"]}
+        )
+    return found
+
+
+async def everyone(session: AsyncSession) -> Sequence[Character]:
+    """All characters, in the order they were made."""
+    return (await session.scalars(select(Character).order_by(Character.created_at))).all()
+
+
+async def create(session: AsyncSession, slug: str, name: str, system_prompt: str | None) -> Character:
+    """A new character without data. Raises InvalidInput where there is one of this slug."""
+    if await session.get(Character, slug) is not None:
+        raise InvalidInput({"slug": [f"角色 {slug} 已存在"]})
+    character = Character(slug=slug, name=name, system_prompt=system_prompt)
+    session.add(character)
+    await session.flush()
+    session.add_all(Count(character=slug, mode=mode, count=0) for mode in ("single", "multi"))
+    await session.flush()
+    return character

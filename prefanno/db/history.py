@@ -1,0 +1,59 @@
+"""Queries on steps and events."""
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.db.models import Annotation, Event, Step
+
+
+async def last_done(session: AsyncSession, character: str) -> Step | None:
+    """What undo takes back."""
+    return await _first(session, character, "done", newest=True)
+
+
+async def first_undone(session: AsyncSession, character: str) -> Step | None:
+    """What redo does again."""
+    return await _first(session, character, "undone", newest=False)
+
+
+async def drop_undone(session: AsyncSession, character: str) -> None:
+    """After something new there is nothing to redo."""
+    undone = update(Step).where(Step.character == character, Step.state == "undone")
+    await session.execute(undone.values(state="dropped"), execution_options={"synchronize_session": False})
+
+
+async def changed(session: AsyncSession, step: Step) -> Sequence[tuple[Event, Annotation]]:
+    """The events of the step with their annotations, in the order they happened."""
+    query = select(Event, Annotation).join(Annotation, Annotation.id == Event.annotation_id)
+    return (await session.execute(query.where(Event.step_id == step.id).order_by(Event.id))).all()
+
+
+async def of_annotation(session: AsyncSession, annotation: int) -> Sequence[tuple[Event, Step]]:
+    """All that happened to the annotation, oldest first."""
+    query = select(Event, Step).join(Step, Step.id == Event.step_id)
+    return (await session.execute(query.where(Event.annotation_id == annotation).order_by(Event.id))).all()
+
+
+async def forget(session: AsyncSession, numbers: Sequence[int]) -> int:
+    """Remove what happened to these annotations, and steps that touched nothing else; return how many events."""
+    forgotten = 0
+    for some in _parts(numbers):
+        removed = await session.execute(delete(Event).where(Event.annotation_id.in_(some)).returning(Event.step_id))
+        steps = list(removed.scalars())
+        forgotten += len(steps)
+        for emptied in _parts(list(set(steps))):
+            left = select(Event.step_id).where(Event.step_id.in_(emptied))
+            await session.execute(delete(Step).where(Step.id.in_(emptied), Step.id.not_in(left)))
+    return forgotten
+
+
+def _parts(numbers: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
+    """As many as a statement takes."""
+    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+async def _first(session: AsyncSession, character: str, state: str, *, newest: bool) -> Step | None:
+    query = select(Step).where(Step.character == character, Step.state == state)
+    return (await session.scalars(query.order_by(Step.id.desc() if newest else Step.id).limit(1))).one_or_none()

@@ -1,0 +1,39 @@
+"""Safe retry: work that is done once for each key, whatever the network does to the answer.
+
+The answer is stored in the same transaction as the work, so either both are there or neither.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.db.models import IdempotencyKey
+from prefanno.errors import KeyReused
+
+Answer = dict[str, Any]
+Work = Callable[[AsyncSession], Awaitable[Answer]]
+
+
+async def forget(session: AsyncSession, numbers: Sequence[int]) -> None:
+    """Remove the answers about these annotations: they may hold their words."""
+    about = IdempotencyKey.answer["id"].as_integer()
+    for number in numbers:
+        await session.execute(delete(IdempotencyKey).where(about == number))
+
+
+def once(key: str, fingerprint: str, work: Work) -> Work:
+    """`work`, or its first answer where it was done before. Raises KeyReused where the key was another request's."""
+
+    async def answer(session: AsyncSession) -> Answer:
+        known = await session.get(IdempotencyKey, key)
+        if known is None:
+            result = await work(session)
+            session.add(IdempotencyKey(key=key, fingerprint=fingerprint, answer=result))
+            return result
+        if known.fingerprint != fingerprint:
+            raise KeyReused
+        return known.answer
+
+    return answer
