@@ -9,7 +9,7 @@ from sqlalchemy.pool import NullPool
 from prefanno.db.models import Base
 
 # With foreign keys on, SQLite's "rename, copy, drop" of a parent table deletes its children by ON DELETE CASCADE,
-# silently. They are off by default in a new connection, and this engine leaves them so. The command line (`alembic
+# silently. So they are off while a migration runs, and checked before it is committed. The command line (`alembic
 # revision`) hands over no URL: it works on a file in the current folder.
 engine = create_engine(context.config.attributes.get("url", "sqlite:///data/prefanno.db"), poolclass=NullPool)
 
@@ -18,12 +18,20 @@ engine = create_engine(context.config.attributes.get("url", "sqlite:///data/pref
 def leave_transactions_to_alembic(connection: Any, _record: object) -> None:
     """By itself, sqlite3 runs CREATE and ALTER outside any transaction: a migration that fails would stay half done."""
     connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=OFF")
 
 
 @event.listens_for(engine, "begin")
 def begin(connection: Any) -> None:
     """One transaction for all of a migration."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def check_references(ctx: Any, *_unused: Any, **_also: Any) -> None:
+    """Called in each migration's transaction, at its end: a migration that leaves a broken reference is undone."""
+    broken = ctx.connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+    if broken:
+        raise ValueError(f"row {broken[1]} of {broken[0]} refers to a missing row")
 
 
 def ours(_thing: object, name: str | None, _kind: str, _reflected: bool, _other: object) -> bool:
@@ -40,6 +48,7 @@ with engine.connect() as connection:
         transactional_ddl=True,
         compare_server_default=True,
         include_object=ours,
+        on_version_apply=check_references,
     )
     with context.begin_transaction():
         context.run_migrations()

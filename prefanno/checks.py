@@ -1,13 +1,12 @@
 """What `prefanno doctor` looks at: each check says what is so, or what is wrong and how to mend it."""
 
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prefanno import home
-from prefanno.db import upgrade
+from prefanno.db import file
 from prefanno.errors import HomeInUse, PrefannoError
 from prefanno.generation import base_model
 from prefanno.generation.model import device
@@ -66,14 +65,11 @@ def _disk(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
-    if (revision := upgrade.revision(settings.database)) is None:
+    if (revision := file.revision(settings.database)) is None:
         return "none yet; `prefanno serve` makes it"
-    if revision != upgrade.HEAD:
-        raise PrefannoError(f"schema {revision}, not {upgrade.HEAD}; run `prefanno db upgrade`")
-    with sqlite3.connect(f"{settings.database.as_uri()}?mode=ro", uri=True) as connection:
-        (integrity,) = connection.execute("PRAGMA integrity_check").fetchone()
-    if integrity != "ok":
-        raise PrefannoError(f"{settings.database} is damaged: {integrity}; restore a backup")
+    if revision != file.HEAD:
+        raise PrefannoError(f"schema {revision}, not {file.HEAD}; run `prefanno db upgrade`")
+    file.verify(settings.database)
     return f"schema {revision}, sound"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from prefanno import __version__, home, persona, settings
-from prefanno.db import upgrade
+from prefanno.db import backup, file, upgrade
 from prefanno.errors import PrefannoError
 
 
@@ -52,7 +52,7 @@ def export_command(form: str, to: Path | None, character: str | None) -> None:
     from prefanno.rows import exporter
 
     current = settings.read()
-    if upgrade.revision(current.database) != upgrade.HEAD:
+    if file.revision(current.database) != file.HEAD:
         raise click.ClickException(f"no up-to-date database in {current.data}; run `prefanno db upgrade` first")
 
     async def run() -> dict[Path, int]:
@@ -97,8 +97,33 @@ def db_upgrade() -> None:
     """Bring the database to the newest schema."""
     current = settings.read()
     with home.owned(current):
-        changed = upgrade.upgrade(current.database)
-    click.echo(f"{current.database}: {'upgraded to' if changed else 'is at'} schema {upgrade.HEAD}")
+        done = upgrade.upgrade(current.database)
+    click.echo(f"{current.database}: {'upgraded to' if done else 'is at'} schema {file.HEAD}")
+    if done and done.backup:
+        click.echo(f"backup of schema {done.before}: {done.backup}")
+
+
+@db.command("backup")
+@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="A new file; default: data/backups/.")
+def db_backup(to: Path | None) -> None:
+    """Copy the database to one file and verify it; works while the server runs."""
+    current = settings.read()
+    target = to or backup.place(current.database)
+    _tell(backup.back_up(current.database, target.absolute()))
+    click.echo(f"backup: {target}")
+
+
+@db.command("restore")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def db_restore(source: Path) -> None:
+    """Put a backup in the place of the database, which is backed up first."""
+    current = settings.read()
+    with home.owned(current):
+        restored, replaced = backup.restore(source.absolute(), current.database)
+    _tell(restored)
+    click.echo(f"restored: {current.database}")
+    if replaced:
+        click.echo(f"what it replaced: {replaced}")
 
 
 @cli.command()
@@ -135,6 +160,11 @@ def doctor() -> None:
         failed = failed or not check.ok
         click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}")
     sys.exit(1 if failed else 0)
+
+
+def _tell(contents: file.Contents) -> None:
+    rows = ", ".join(f"{count} {table}" for table, count in contents.rows.items() if count)
+    click.echo(f"schema {contents.revision}, sound: {rows}")
 
 
 @contextlib.contextmanager

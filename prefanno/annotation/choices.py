@@ -89,6 +89,8 @@ def decide(verdict: str, candidates: Sequence[Reply], **said: Any) -> list[Reply
         groups: Sequence[Sequence[int]] = said["ranking"]
         ordinals = [ordinal for group in groups for ordinal in group]
         _check_known("ranking", ordinals, known)
+        if len(ordinals) < 2:  # noqa: PLR2004 - an order is between two
+            raise InvalidInput({"ranking": ["至少排列两个候选；只评价一个时请用 verdict=best 或 good"]})
         ranks = {ordinal: rank for rank, group in enumerate(groups, 1) for ordinal in group}
         return [replace(reply, rank=ranks.get(reply.candidate or 0)) for reply in candidates]
     if verdict in ("bad", "skip"):

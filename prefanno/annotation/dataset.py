@@ -10,7 +10,7 @@ from prefanno.annotation import choices, history
 from prefanno.annotation.choices import Reply
 from prefanno.db import annotations, generations
 from prefanno.db.models import Annotation, Generation
-from prefanno.errors import Conflict
+from prefanno.errors import Conflict, InvalidInput
 from prefanno.prompting import Message
 from prefanno.rows import Mode, Row
 
@@ -61,8 +61,13 @@ async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> An
 
 
 async def set_deleted(session: AsyncSession, numbers: Sequence[int], deleted: bool) -> int:
-    """Delete or restore these annotations in one step; return how many were not so before. Raises NotFound."""
+    """Delete or restore these annotations in one step; return how many were not so before.
+
+    Raises NotFound; InvalidInput where they are not of one character, since each has a history of its own.
+    """
     found = await annotations.some(session, numbers)
+    if len(owners := sorted({annotation.character for annotation in found})) > 1:
+        raise InvalidInput({"ids": [f"属于不同角色（{'、'.join(owners)}），请分别操作"]})
     changes = [(annotation, {history.DELETED: deleted}) for annotation in found]
     return await history.change(session, "delete" if deleted else "restore", changes)
 
@@ -91,20 +96,20 @@ def to_rows(annotation: Annotation, whole: bool) -> list[Row]:
     """What training gets from the annotation: its pairs and its unpaired replies.
 
     In multi mode `whole` says that no later turn goes on from here: then the best reply ends a whole conversation, and
-    the pair that it wins first is written with it. All other pairs are single ones, with the earlier turns as context.
+    the pair that it wins first is written with it. All else is single, with the earlier turns as context.
     """
     replies = history.replies(annotation)
     pairs = choices.pairs(annotation.verdict, replies, annotation.weight)
-    found: list[Side] = [("single", pair.chosen, pair.rejected, pair.weight) for pair in pairs]
     best = choices.best(annotation.verdict, replies)
-    if annotation.mode == "multi" and best is not None:
-        if whole:
-            first = pairs.pop(0) if pairs else None
-            end: Side = ("multi", best, first.rejected if first else None, first.weight if first else annotation.weight)
-            found = [end, *found[1:]]
+    found: list[Side] = [("single", pair.chosen, pair.rejected, pair.weight) for pair in pairs]
+    if annotation.mode == "multi" and best is not None and whole:
+        rejected, weight = (pairs[0].rejected, pairs[0].weight) if pairs else (None, annotation.weight)
+        found[:1] = [("multi", best, rejected, weight)]
     else:
-        for one in choices.unpaired(annotation.verdict, replies, annotation.weight):
-            found.append(("single", *((one.reply, None) if one.good else (None, one.reply)), one.weight))
+        found += [
+            ("single", one.reply if one.good else None, None if one.good else one.reply, one.weight)
+            for one in choices.unpaired(annotation.verdict, replies, annotation.weight)
+        ]
     return [_row(annotation, *side) for side in found]
 
 

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.annotation import history
 from prefanno.db import annotations, generations, idempotency, search
 from prefanno.db import history as events
+from prefanno.db.models import Annotation
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,23 @@ class Erased:
 
 async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
     """Remove these annotations, their history and the candidates they were chosen from. Raises NotFound."""
-    found = await annotations.some(session, numbers)
+    numbers = list(dict.fromkeys(numbers))
+    turns: list[int] = []
+    events_removed = 0
+    for start in range(0, len(numbers), annotations.PART):
+        found = await annotations.some(session, numbers[start : start + annotations.PART])
+        turns += [annotation.generation_id for annotation in found if annotation.generation_id is not None]
+        events_removed += await _erase_part(session, found)
+    removed = await generations.remove(session, turns)
+    await session.execute(search.MERGE)  # until its parts are merged, the index holds tokens of what was taken out
+    return Erased(len(numbers), events_removed, removed, len(turns) - removed)
+
+
+async def _erase_part(session: AsyncSession, found: Sequence[Annotation]) -> int:
     ids = [annotation.id for annotation in found]
-    turns = [annotation.generation_id for annotation in found if annotation.generation_id is not None]
     await search.take(session, {annotation.id: search.words(annotation) for annotation in found})
     await history.count(session, [(annotation, -int(annotation.listed)) for annotation in found])
     forgotten = await events.forget(session, ids)
     await idempotency.forget(session, ids)
-    for annotation in found:
-        await session.delete(annotation)
-    await session.flush()
-    removed = await generations.remove(session, turns)
-    await session.execute(search.MERGE)  # until its parts are merged, the index holds tokens of what was taken out
-    return Erased(len(found), forgotten, removed, len(turns) - removed)
+    await annotations.remove(session, ids)
+    return forgotten

@@ -20,7 +20,6 @@ from prefanno.errors import NothingToUndo
 
 Fields = dict[str, Any]
 DELETED = "deleted"
-CHANGEABLE = ("human_input", "context", "verdict", "replies", "reasons", "note", "annotator", "adapter", DELETED)
 
 
 def replies(annotation: Annotation) -> list[Reply]:

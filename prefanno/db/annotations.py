@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, String, cast, func, select, update
+from sqlalchemy import Select, String, cast, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import search
 from prefanno.db.models import Annotation, Count
 from prefanno.errors import NotFound
+
+PART = 500  # rows named in one statement
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,17 @@ async def get(session: AsyncSession, number: int) -> Annotation:
 
 async def some(session: AsyncSession, numbers: Iterable[int]) -> Sequence[Annotation]:
     """The annotations of these ids, in their order. Raises NotFound, naming the first that there is not."""
-    return [await get(session, number) for number in dict.fromkeys(numbers)]
+    wanted = list(dict.fromkeys(numbers))
+    found: dict[int, Annotation] = {}
+    for start in range(0, len(wanted), PART):
+        query = select(Annotation).where(Annotation.id.in_(wanted[start : start + PART]))
+        found |= {one.id: one for one in await session.scalars(query)}
+    return [found[number] if number in found else await get(session, number) for number in wanted]
+
+
+async def remove(session: AsyncSession, numbers: Sequence[int]) -> None:
+    """Remove these annotations for good."""
+    await session.execute(delete(Annotation).where(Annotation.id.in_(numbers)))
 
 
 async def of_generation(session: AsyncSession, generation: int) -> Annotation | None:

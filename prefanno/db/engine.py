@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from prefanno.db import search
@@ -88,7 +89,7 @@ class Database:
         try:
             async with AsyncSession(self._read_engine) as session:
                 yield session
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeout) as error:
             raise _domain_error(error) from error
 
     async def close(self) -> None:

@@ -1,6 +1,6 @@
 """Queries on steps and events."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,20 +38,11 @@ async def of_annotation(session: AsyncSession, annotation: int) -> Sequence[tupl
 
 async def forget(session: AsyncSession, numbers: Sequence[int]) -> int:
     """Remove what happened to these annotations, and steps that touched nothing else; return how many events."""
-    forgotten = 0
-    for some in _parts(numbers):
-        removed = await session.execute(delete(Event).where(Event.annotation_id.in_(some)).returning(Event.step_id))
-        steps = list(removed.scalars())
-        forgotten += len(steps)
-        for emptied in _parts(list(set(steps))):
-            left = select(Event.step_id).where(Event.step_id.in_(emptied))
-            await session.execute(delete(Step).where(Step.id.in_(emptied), Step.id.not_in(left)))
-    return forgotten
-
-
-def _parts(numbers: Sequence[int], size: int = 500) -> Iterator[Sequence[int]]:
-    """As many as a statement takes."""
-    return (numbers[start : start + size] for start in range(0, len(numbers), size))
+    removed = await session.execute(delete(Event).where(Event.annotation_id.in_(numbers)).returning(Event.step_id))
+    steps = removed.scalars().all()
+    left = select(Event.step_id).where(Event.step_id.in_(steps))
+    await session.execute(delete(Step).where(Step.id.in_(steps), Step.id.not_in(left)))
+    return len(steps)
 
 
 async def _first(session: AsyncSession, character: str, state: str, *, newest: bool) -> Step | None:

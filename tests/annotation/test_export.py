@@ -151,9 +151,7 @@ async def test_an_export_is_of_one_snapshot(
         with sqlite3.connect(settings.database) as connection:
             columns = "character, mode, system_prompt, context, human_input, verdict, replies, weight, reasons, listed"
             columns += ", created_at"
-            connection.execute(
-                f"INSERT INTO annotations ({columns}) SELECT {columns} FROM annotations WHERE id = 1"  # noqa: S608
-            )
+            connection.execute(f"INSERT INTO annotations ({columns}) SELECT {columns} FROM annotations WHERE id = 1")
         connection.close()
 
     interrupting: Exporter = _Exporter(add)

@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
 from prefanno.db import upgrade
+from prefanno.db.file import HEAD, explain, revision
 from prefanno.errors import DatabaseUnavailable, StorageFull
 
 
@@ -35,23 +36,23 @@ def _schema(file: Path) -> list[tuple[object, ...]]:
 
 def test_a_missing_file_is_made(file: Path) -> None:
     """From nothing, the newest schema comes, with the first character; a second time there is nothing to do."""
-    assert upgrade.revision(file) is None
-    assert upgrade.upgrade(file) is True
-    assert upgrade.revision(file) == upgrade.HEAD
+    assert revision(file) is None
+    assert upgrade.upgrade(file)
+    assert revision(file) == HEAD
     assert _query(file, "SELECT slug FROM characters") == [("li",)]
-    assert upgrade.upgrade(file) is False
+    assert upgrade.upgrade(file) is None
 
 
 def test_an_empty_file_is_like_none(file: Path) -> None:
     """A file of no bytes, which is an empty database to SQLite, is filled."""
     file.touch()
-    assert upgrade.revision(file) is None
-    assert upgrade.upgrade(file) is True
+    assert revision(file) is None
+    assert upgrade.upgrade(file)
 
 
 def test_head_is_the_newest_revision(file: Path) -> None:
     """The constant that spares the server alembic's import names the one newest migration."""
-    assert ScriptDirectory.from_config(upgrade.config(file)).get_heads() == [upgrade.HEAD]
+    assert ScriptDirectory.from_config(upgrade.config(file)).get_heads() == [HEAD]
 
 
 def test_the_first_migration_can_be_taken_back(file: Path) -> None:
@@ -62,7 +63,7 @@ def test_the_first_migration_can_be_taken_back(file: Path) -> None:
     command.upgrade(upgrade.config(file), "0001")
     command.downgrade(upgrade.config(file), "base")
     assert [name for _, name, _, _ in _schema(file) if not str(name).startswith("sqlite_")] == []
-    assert upgrade.upgrade(file) is True
+    assert upgrade.upgrade(file)
     assert _schema(file) == schema
 
 
@@ -72,7 +73,7 @@ def test_a_migration_that_would_lose_choices_is_not_taken_back(file: Path) -> No
     schema = _schema(file)
     with pytest.raises(NotImplementedError, match="prefanno db restore"):
         command.downgrade(upgrade.config(file), "0001")
-    assert _schema(file) == schema and upgrade.revision(file) == upgrade.HEAD
+    assert _schema(file) == schema and revision(file) == HEAD
 
 
 def test_migrations_and_tables_agree(file: Path) -> None:
@@ -135,23 +136,23 @@ def test_a_migration_that_fails_leaves_nothing(file: Path) -> None:
         upgrade.upgrade(file)
     assert [name for _, name, _, _ in _schema(file) if not str(name).startswith("sqlite_")] == ["runs"]
     _query(file, "DROP TABLE runs")
-    assert upgrade.upgrade(file) is True
+    assert upgrade.upgrade(file)
 
 
 def test_a_newer_schema_is_one_clear_error(file: Path) -> None:
     """A database that a newer prefanno has written is refused with the cure, and not touched."""
     upgrade.upgrade(file)
     _query(file, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(DatabaseUnavailable, match="was written by a newer prefanno; upgrade prefanno"):
+    with pytest.raises(DatabaseUnavailable, match=r"was written by a newer prefanno \(schema 9999\); upgrade prefanno"):
         upgrade.upgrade(file)
-    assert upgrade.revision(file) == "9999"
+    assert revision(file) == "9999"
 
 
 def test_a_full_disk_is_said_to_be_one(file: Path) -> None:
     """SQLite's "disk is full" is StorageFull, any other trouble DatabaseUnavailable."""
-    full = upgrade._explain(file, sqlite3.OperationalError("database or disk is full"))
+    full = explain(file, sqlite3.OperationalError("database or disk is full"))
     assert isinstance(full, StorageFull)
-    assert isinstance(upgrade._explain(file, sqlite3.OperationalError("disk I/O error")), DatabaseUnavailable)
+    assert isinstance(explain(file, sqlite3.OperationalError("disk I/O error")), DatabaseUnavailable)
 
 
 def test_a_file_that_is_up_to_date_needs_no_alembic(file: Path) -> None:
