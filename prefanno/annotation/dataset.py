@@ -1,6 +1,6 @@
 """A character's annotations: add, choose, edit, delete, restore, read. Each takes the session of one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ async def choose(session: AsyncSession, generation: int, verdict: str, **said: A
     known = await annotations.of_generation(session, generation)
     if known is not None:
         fields = {"verdict": verdict, "replies": replies, **about, history.DELETED: False}
-        await history.change(session, "choose", [(known, fields)], about["annotator"])
+        await history.change_one(session, "choose", known, fields, about["annotator"])
         return known
     annotation = _of_turn(turn, verdict, replies, about)
     await history.add(session, [annotation], "choose", about["annotator"])
@@ -56,7 +56,7 @@ async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> An
     replies = [Reply(**reply) for reply in fields.get("replies", annotation.replies)]
     choices.check(verdict, replies)
     fields = fields | ({"replies": history.stored(replies)} if "replies" in fields else {})
-    await history.change(session, "edit", [(annotation, fields)])
+    await history.change_one(session, "edit", annotation, fields)
     return annotation
 
 
@@ -65,11 +65,16 @@ async def set_deleted(session: AsyncSession, numbers: Sequence[int], deleted: bo
 
     Raises NotFound; InvalidInput where they are not of one character, since each has a history of its own.
     """
-    found = await annotations.some(session, numbers)
-    if len(owners := sorted({annotation.character for annotation in found})) > 1:
-        raise InvalidInput({"ids": [f"属于不同角色（{'、'.join(owners)}），请分别操作"]})
-    changes = [(annotation, {history.DELETED: deleted}) for annotation in found]
-    return await history.change(session, "delete" if deleted else "restore", changes)
+    owners: set[str] = set()
+
+    async def changes() -> AsyncIterator[list[history.Change]]:
+        async for part in annotations.parts(session, numbers):
+            owners.update(annotation.character for annotation in part)
+            if len(owners) > 1:
+                raise InvalidInput({"ids": [f"属于不同角色（{'、'.join(sorted(owners))}），请分别操作"]})
+            yield [(annotation, {history.DELETED: deleted}) for annotation in part]
+
+    return await history.change(session, "delete" if deleted else "restore", changes())
 
 
 def to_annotation(character: str, row: Row) -> Annotation:

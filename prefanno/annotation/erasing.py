@@ -23,16 +23,16 @@ class Erased:
 
 async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
     """Remove these annotations, their history and the candidates they were chosen from. Raises NotFound."""
-    numbers = list(dict.fromkeys(numbers))
     turns: list[int] = []
-    events_removed = 0
-    for start in range(0, len(numbers), annotations.PART):
-        found = await annotations.some(session, numbers[start : start + annotations.PART])
-        turns += [annotation.generation_id for annotation in found if annotation.generation_id is not None]
-        events_removed += await _erase_part(session, found)
+    erased = events_erased = 0
+    async for part in annotations.parts(session, numbers):
+        turns += [annotation.generation_id for annotation in part if annotation.generation_id is not None]
+        events_erased += await _erase_part(session, part)
+        erased += len(part)
+    await events.forget_empty_steps(session)
     removed = await generations.remove(session, turns)
     await session.execute(search.MERGE)  # until its parts are merged, the index holds tokens of what was taken out
-    return Erased(len(numbers), events_removed, removed, len(turns) - removed)
+    return Erased(erased, events_erased, len(removed), len(set(turns) - removed))
 
 
 async def _erase_part(session: AsyncSession, found: Sequence[Annotation]) -> int:

@@ -6,7 +6,7 @@ An event holds the changed fields before and after. Being deleted is a field lik
 the state of being deleted; so undoing any step is: set every field back to what the event says it was before.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,6 +19,7 @@ from prefanno.db.models import Annotation, Event, Step, now
 from prefanno.errors import NothingToUndo
 
 Fields = dict[str, Any]
+Change = tuple[Annotation, Fields]
 DELETED = "deleted"
 
 
@@ -47,16 +48,28 @@ async def add(
 
 
 async def change(
-    session: AsyncSession, kind: str, changes: Sequence[tuple[Annotation, Fields]], annotator: str | None = None
+    session: AsyncSession, kind: str, parts: AsyncIterable[Sequence[Change]], annotator: str | None = None
 ) -> int:
     """Set fields of annotations of one character, as one step; return how many there were to change."""
-    real = [(annotation, fields, _values(annotation, fields)) for annotation, fields in changes]
-    real = [(annotation, fields, before) for annotation, fields, before in real if fields != before]
-    if real:
-        step = await _new_step(session, real[0][0].character, kind, annotator)
-        session.add_all(_event(step, annotation, before, fields) for annotation, fields, before in real)
-        await _apply(session, [(annotation, fields) for annotation, fields, _ in real])
-    return len(real)
+    step, changed = None, 0
+    async for part in parts:
+        real = [(one, before, fields) for one, fields in part if (before := _values(one, fields)) != fields]
+        if real:
+            step = step or await _new_step(session, real[0][0].character, kind, annotator)
+            await _apply(session, step, real)
+            changed += len(real)
+    return changed
+
+
+async def change_one(
+    session: AsyncSession, kind: str, annotation: Annotation, fields: Fields, annotator: str | None = None
+) -> int:
+    """Set fields of one annotation, as one step; return whether there was anything to change."""
+
+    async def alone() -> AsyncIterator[Sequence[Change]]:
+        yield [(annotation, fields)]
+
+    return await change(session, kind, alone(), annotator)
 
 
 async def undo(session: AsyncSession, character: str) -> tuple[Step, int]:
@@ -65,8 +78,7 @@ async def undo(session: AsyncSession, character: str) -> tuple[Step, int]:
     if step is None:
         raise NothingToUndo("there is nothing to undo", "没有可撤销的操作")
     step.state = "undone"
-    changed = list(reversed(await history.changed(session, step)))
-    return step, await _again(session, "undo", step, [(one, event.after, event.before) for event, one in changed])
+    return step, await _again(session, "undo", step)
 
 
 async def redo(session: AsyncSession, character: str) -> tuple[Step, int]:
@@ -75,20 +87,20 @@ async def redo(session: AsyncSession, character: str) -> tuple[Step, int]:
     if step is None:
         raise NothingToUndo("there is nothing to redo", "没有可重做的操作")
     step.state = "done"
-    changed = await history.changed(session, step)
-    return step, await _again(session, "redo", step, [(one, event.before, event.after) for event, one in changed])
+    return step, await _again(session, "redo", step)
 
 
-async def _again(
-    session: AsyncSession, kind: str, step: Step, changes: Sequence[tuple[Annotation, Fields, Fields]]
-) -> int:
+async def _again(session: AsyncSession, kind: str, step: Step) -> int:
     """An undo or a redo is a step of the history, too, but not one to undo."""
     record = Step(character=step.character, kind=kind, state="final", annotator=step.annotator)
     session.add(record)
     await session.flush()
-    session.add_all(_event(record, annotation, before, after) for annotation, before, after in changes)
-    await _apply(session, [(annotation, after) for annotation, _, after in changes])
-    return len(changes)
+    changed = 0
+    async for part in history.changed(session, step):
+        events = [(one, event.before, event.after) for event, one in part]
+        await _apply(session, record, [(one, b, a) if kind == "redo" else (one, a, b) for one, b, a in events])
+        changed += len(events)
+    return changed
 
 
 async def _new_step(session: AsyncSession, character: str, kind: str, annotator: str | None) -> Step:
@@ -103,14 +115,15 @@ def _event(step: Step, annotation: Annotation, before: Fields, after: Fields) ->
     return Event(step_id=step.id, annotation_id=annotation.id, before=before, after=after)
 
 
-async def _apply(session: AsyncSession, changes: Sequence[tuple[Annotation, Fields]]) -> None:
-    """Set the fields; the index and the counts follow in the same transaction."""
+async def _apply(session: AsyncSession, step: Step, changes: Sequence[tuple[Annotation, Fields, Fields]]) -> None:
+    """Record each change and set its fields; the index and the counts follow in the same transaction."""
     taken: dict[int, str] = {}
     put: dict[int, str] = {}
     deltas = []
-    for annotation, fields in changes:
+    for annotation, before, after in changes:
+        session.add(_event(step, annotation, before, after))
         words, listed = search.words(annotation), annotation.listed
-        for name, value in fields.items():
+        for name, value in after.items():
             _set(annotation, name, value)
         annotation.listed = _listed(annotation)
         deltas.append((annotation, annotation.listed - listed))

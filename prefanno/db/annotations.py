@@ -51,14 +51,17 @@ async def get(session: AsyncSession, number: int) -> Annotation:
     return found
 
 
-async def some(session: AsyncSession, numbers: Iterable[int]) -> Sequence[Annotation]:
+async def some(session: AsyncSession, numbers: Sequence[int]) -> Sequence[Annotation]:
     """The annotations of these ids, in their order. Raises NotFound, naming the first that there is not."""
+    found = {one.id: one for one in await session.scalars(select(Annotation).where(Annotation.id.in_(numbers)))}
+    return [found[number] if number in found else await get(session, number) for number in numbers]
+
+
+async def parts(session: AsyncSession, numbers: Iterable[int]) -> AsyncIterator[Sequence[Annotation]]:
+    """The annotations of these ids, each once, as many at a time as a statement takes. Raises as `some`."""
     wanted = list(dict.fromkeys(numbers))
-    found: dict[int, Annotation] = {}
     for start in range(0, len(wanted), PART):
-        query = select(Annotation).where(Annotation.id.in_(wanted[start : start + PART]))
-        found |= {one.id: one for one in await session.scalars(query)}
-    return [found[number] if number in found else await get(session, number) for number in wanted]
+        yield await some(session, wanted[start : start + PART])
 
 
 async def remove(session: AsyncSession, numbers: Sequence[int]) -> None:

@@ -39,19 +39,27 @@ async def thinking_of(session: AsyncSession, character: str, contents: Collectio
     return {content: thinking for content, thinking in newest.items() if thinking}
 
 
-async def remove(session: AsyncSession, numbers: Sequence[int]) -> int:
-    """Remove these generations with their candidates, last turns first; return how many.
+async def remove(session: AsyncSession, numbers: Sequence[int]) -> set[int]:
+    """Remove these generations with their candidates, last turns first; return which.
 
-    One that a later turn goes on from stays: the tree would fall apart.
+    One that a later turn goes on from stays, since the tree would fall apart, and goes when the last of these goes.
     """
-    removed = 0
+    removed: set[int] = set()
     for number in sorted(numbers, reverse=True):
-        continuing = select(Generation.id).where(Generation.parent_id == number).limit(1)
-        if (await session.execute(continuing)).first() is None:
-            await session.execute(delete(Candidate).where(Candidate.generation_id == number))
-            await session.execute(delete(Generation).where(Generation.id == number))
-            removed += 1
+        at: int | None = number
+        while at is not None and await _is_free(session, at):
+            removed.add(at)
+            await session.execute(delete(Candidate).where(Candidate.generation_id == at))
+            gone = await session.execute(delete(Generation).where(Generation.id == at).returning(Generation.parent_id))
+            at = gone.scalar_one_or_none()
     return removed
+
+
+async def _is_free(session: AsyncSession, number: int) -> bool:
+    """Whether no choice and no later turn needs it."""
+    choice = select(Annotation.id).where(Annotation.generation_id == number)
+    later = select(Generation.id).where(Generation.parent_id == number)
+    return (await session.execute(choice.union_all(later).limit(1))).first() is None
 
 
 async def conversations(
@@ -75,11 +83,18 @@ async def turns(session: AsyncSession, conversation: int) -> Sequence[tuple[Gene
 
 
 async def continued(session: AsyncSession, generations: Collection[int]) -> set[tuple[int, str]]:
-    """Which of these turns have a later turn that is decided, and with which of their replies it goes on."""
+    """Turns, of the conversations of these, that a decided one goes on from, near or far; each with the reply it took."""
+    conversations = select(Generation.conversation_id).where(Generation.id.in_(generations))
     query = (
-        select(Generation.parent_id, Generation.context)
-        .join(Annotation, Annotation.generation_id == Generation.id)
-        .where(Generation.parent_id.in_(generations), Annotation.listed.is_(True))
+        select(Generation.id, Generation.parent_id, Generation.context, Annotation.listed)
+        .outerjoin(Annotation, Annotation.generation_id == Generation.id)
+        .where(Generation.conversation_id.in_(conversations), Generation.parent_id.is_not(None))
+        .order_by(Generation.id.desc())  # a turn comes before the one that it goes on from
     )
-    found = await session.execute(query)
-    return {(parent, context[-1]["content"]) for parent, context in found if parent is not None}
+    found: set[tuple[int, str]] = set()
+    inside: set[int] = set()
+    for number, parent, context, listed in await session.execute(query):
+        if parent is not None and (listed or number in inside):
+            found.add((parent, context[-1]["content"]))
+            inside.add(parent)
+    return found

@@ -1,10 +1,11 @@
 """Queries on steps and events."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from prefanno.db.annotations import PART
 from prefanno.db.models import Annotation, Event, Step
 
 
@@ -24,10 +25,13 @@ async def drop_undone(session: AsyncSession, character: str) -> None:
     await session.execute(undone.values(state="dropped"), execution_options={"synchronize_session": False})
 
 
-async def changed(session: AsyncSession, step: Step) -> Sequence[tuple[Event, Annotation]]:
-    """The events of the step with their annotations, in the order they happened."""
+async def changed(session: AsyncSession, step: Step) -> AsyncIterator[Sequence[tuple[Event, Annotation]]]:
+    """The events of the step with their annotations, in the order they happened, part by part."""
     query = select(Event, Annotation).join(Annotation, Annotation.id == Event.annotation_id)
-    return (await session.execute(query.where(Event.step_id == step.id).order_by(Event.id))).all()
+    query, last = query.where(Event.step_id == step.id).order_by(Event.id).limit(PART), 0
+    while part := (await session.execute(query.where(Event.id > last))).all():
+        yield part
+        last = part[-1][0].id
 
 
 async def of_annotation(session: AsyncSession, annotation: int) -> Sequence[tuple[Event, Step]]:
@@ -37,12 +41,14 @@ async def of_annotation(session: AsyncSession, annotation: int) -> Sequence[tupl
 
 
 async def forget(session: AsyncSession, numbers: Sequence[int]) -> int:
-    """Remove what happened to these annotations, and steps that touched nothing else; return how many events."""
-    removed = await session.execute(delete(Event).where(Event.annotation_id.in_(numbers)).returning(Event.step_id))
-    steps = removed.scalars().all()
-    left = select(Event.step_id).where(Event.step_id.in_(steps))
-    await session.execute(delete(Step).where(Step.id.in_(steps), Step.id.not_in(left)))
-    return len(steps)
+    """Remove what happened to these annotations; return how many events. `forget_empty_steps` comes afterwards."""
+    gone = await session.execute(delete(Event).where(Event.annotation_id.in_(numbers)).returning(Event.id))
+    return len(gone.all())
+
+
+async def forget_empty_steps(session: AsyncSession) -> None:
+    """Remove the steps whose events are all gone."""
+    await session.execute(delete(Step).where(~exists().where(Event.step_id == Step.id)))
 
 
 async def _first(session: AsyncSession, character: str, state: str, *, newest: bool) -> Step | None:
