@@ -83,7 +83,7 @@ async def turns(session: AsyncSession, conversation: int) -> Sequence[tuple[Gene
 
 
 async def continued(session: AsyncSession, generations: Collection[int]) -> set[tuple[int, str]]:
-    """Turns, of the conversations of these, that a decided one goes on from, near or far; each with the reply it took."""
+    """Turns of these conversations that a decided one goes on from, near or far; each with the reply that it took."""
     conversations = select(Generation.conversation_id).where(Generation.id.in_(generations))
     query = (
         select(Generation.id, Generation.parent_id, Generation.context, Annotation.listed)
