@@ -12,6 +12,7 @@ taken for one.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -56,13 +57,15 @@ def writing(folder: Path, character: str) -> Iterator[Writer]:
     """The files, complete under their names when the block ends, untouched when it fails."""
     paths = [folder / f"{character}_{dataset}.json" for dataset in DATASETS]
     with contextlib.ExitStack() as files:
-        opened = [files.enter_context(_replacing(path)) for path in (*paths, folder / "dataset_info.json")]
-        arrays = [_JsonArray(path, file) for path, file in zip(paths, opened, strict=False)]
+        arrays = [_JsonArray(path, files.enter_context(_replacing(path))) for path in paths]
         yield Writer(*arrays)
         for array in arrays:
             array.close()
-        info = _known(folder / "dataset_info.json") | _dataset_info(character)
-        json.dump(info, opened[-1], ensure_ascii=False, indent=2)
+        info = folder / "dataset_info.json"
+        with _locked(folder):  # another character's export may be at this file, too
+            known = _known(info) | _dataset_info(character)
+            with _replacing(info, lock=False) as file:
+                json.dump(known, file, ensure_ascii=False, indent=2)
 
 
 def reading(file: Path) -> Iterator[Row]:
@@ -98,18 +101,41 @@ class _JsonArray:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
+def _replacing(path: Path, *, lock: bool = True) -> Iterator[IO[str]]:
     """A file that takes its name only when the block has ended well and its bytes are on the disk."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    with _locked(path.parent) if lock else contextlib.nullcontext():
+        _clear(path)
+        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+        file = temporary.open("x", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: that says that somebody still writes it
     try:
-        with temporary.open("x", encoding="utf-8") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _clear(path: Path) -> None:
+    """Remove what killed exports left of this file."""
+    for left in path.parent.glob(f".{path.name}-????????"):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), left.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """For a moment, one export at a time in this folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _known(file: Path) -> dict[str, Any]:
