@@ -137,8 +137,10 @@ def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool)
 
     if bool(ids) == deleted:
         raise click.UsageError("name annotations by their ids, or all deleted ones by --deleted")
+    if ids and character:
+        raise click.UsageError("--character goes with --deleted; an id needs no character")
     with _owned() as current:
-        asyncio.run(terminal.erase(current, list(ids), character, ask=not yes))
+        asyncio.run(terminal.erase(current, list(dict.fromkeys(ids)), character, ask=not yes))
 
 
 @cli.command()

@@ -17,7 +17,14 @@ from prefanno.db import characters
 from prefanno.db.engine import Database
 from prefanno.db.models import Candidate, Character, Generation, Run
 from prefanno.db.runs import adapters as adapters_of_runs
-from prefanno.errors import InvalidInput, ModelLoaded, ModelNotLoaded, NothingToTrain, TrainingRunning
+from prefanno.errors import (
+    GenerationCancelled,
+    InvalidInput,
+    ModelLoaded,
+    ModelNotLoaded,
+    NothingToTrain,
+    TrainingRunning,
+)
 from prefanno.generation.config import GenerationConfig
 from prefanno.generation.engine import Engine, Generated, Loaded
 from prefanno.prompting import Message
@@ -80,6 +87,8 @@ class Loop:
                 raise InvalidInput({"parent": ["仅 multi 模式可继续对话，请用 mode=multi 调用 POST /api/model/load"]})
             async with self.database.read() as session:
                 turn, context = await conversations.going_on(session, parent, loaded.character)
+            if self.engine.loaded is not loaded:  # meanwhile another character may have been loaded
+                raise GenerationCancelled
         seed = secrets.randbelow(SEEDS) if seed is None else seed
         generated = await self.engine.generate(message, context, seed)
         row = self._generation(message, context, seed, generated)

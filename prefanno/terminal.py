@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import signal
-import sqlite3
 
 import click
 
 from prefanno.annotation import erasing
 from prefanno.app import opened
-from prefanno.db import annotations, characters
+from prefanno.db import annotations, characters, file
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.errors import NoTraining
@@ -52,12 +51,10 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
             question = f"Erase {len(numbers)} annotations for good, with their history and candidates?"
             click.confirm(question, abort=True)
         erased = await database.write(lambda session: erasing.erase(session, numbers))
-    with contextlib.closing(sqlite3.connect(settings.database)) as connection:
-        connection.execute("VACUUM")  # else their words would lie in the file until something is written over them
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    file.rewrite(settings.database)  # else their words would lie in it until something is written over them
     print(
         f"erased {erased.annotations} annotations, {erased.events} events of their history, {erased.generations} "
-        f"generations with their candidates; {erased.kept_turns} turns stay, since later turns go on from them\n"
+        f"generations with their candidates; {erased.kept} generations stay: later turns or other choices need them\n"
         f"not touched: exported files, copies in {settings.runs}, backups in {settings.data / 'backups'}, adapters"
     )
 

@@ -79,9 +79,10 @@ def best(verdict: str, replies: Sequence[Reply]) -> Reply | None:
 def decide(verdict: str, candidates: Sequence[Reply], **said: Any) -> list[Reply]:
     """The candidates with the ranks that a person gave them.
 
-    best, edit, good: `chosen` is a candidate's ordinal; edit: `content` and `thinking` are the edited reply; ranking:
-    `ranking` lists groups of ordinals from best to worst, the members of a group being tied. Raises InvalidInput where
-    an ordinal is unknown or used twice, or something needed is missing or of no use to this verdict.
+    best, edit, good: `chosen` is a candidate's ordinal. edit: `content` is the edited reply, `thinking` its thought, the
+    candidate's own where it is left out. ranking: `ranking` lists groups of ordinals from best to worst, the members of
+    a group being tied. Raises InvalidInput where an ordinal is unknown or used twice, or something needed is missing or
+    of no use to this verdict.
     """
     _check_needs(verdict, said)
     known = {reply.candidate for reply in candidates}
@@ -98,7 +99,7 @@ def decide(verdict: str, candidates: Sequence[Reply], **said: Any) -> list[Reply
     _check_known("chosen", [said["chosen"]], known)
     chosen = next(reply for reply in candidates if reply.candidate == said["chosen"])
     if verdict == "edit":
-        edited = Reply(said["content"], said.get("thinking"), rank=1)
+        edited = Reply(said["content"], said.get("thinking") or chosen.thinking, rank=1)
         if (edited.content, edited.thinking) == (chosen.content, chosen.thinking):
             raise InvalidInput({"content": ["与原回复相同；未修改时请用 verdict=best"]})
         return [edited, replace(chosen, rank=2)]

@@ -28,8 +28,9 @@ async def going_on(session: AsyncSession, parent: int, character: str) -> tuple[
     best = sides(annotation)[0] if annotation is not None and annotation.deleted_at is None else None
     if best is None:
         raise InvalidInput({"parent": [f"轮次 {parent} 还没有选定的回复，请先选择"]})
-    said: list[Message] = [{"role": "user", "content": turn.message}, {"role": "assistant", "content": best.content}]
-    return turn, [*cast(list[Message], turn.context), *said]
+    assert annotation is not None  # noqa: S101 - it has the best reply
+    question: Message = {"role": "user", "content": annotation.human_input}
+    return turn, [*cast(list[Message], annotation.context), question, {"role": "assistant", "content": best.content}]
 
 
 async def place(session: AsyncSession, turn: Generation, parent: Generation | None) -> None:

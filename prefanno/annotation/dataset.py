@@ -56,7 +56,7 @@ async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> An
     replies = [Reply(**reply) for reply in fields.get("replies", annotation.replies)]
     choices.check(verdict, replies)
     fields = fields | ({"replies": history.stored(replies)} if "replies" in fields else {})
-    await history.change_one(session, "edit", annotation, fields)
+    await history.change_one(session, "edit", annotation, fields, fields.get("annotator", annotation.annotator))
     return annotation
 
 
@@ -100,21 +100,20 @@ def to_annotation(character: str, row: Row) -> Annotation:
 def to_rows(annotation: Annotation, whole: bool) -> list[Row]:
     """What training gets from the annotation: its pairs and its unpaired replies.
 
-    In multi mode `whole` says that no later turn goes on from here: then the best reply ends a whole conversation, and
-    the pair that it wins first is written with it. All else is single, with the earlier turns as context.
+    In multi mode `whole` says that no later turn goes on from here: then the best reply ends a whole conversation, with
+    the reply that it is better than first. All else is single, with the earlier turns as context.
     """
     replies = history.replies(annotation)
     pairs = choices.pairs(annotation.verdict, replies, annotation.weight)
-    best = choices.best(annotation.verdict, replies)
     found: list[Side] = [("single", pair.chosen, pair.rejected, pair.weight) for pair in pairs]
+    found += [
+        ("single", one.reply if one.good else None, None if one.good else one.reply, one.weight)
+        for one in choices.unpaired(annotation.verdict, replies, annotation.weight)
+    ]
+    best = choices.best(annotation.verdict, replies)
     if annotation.mode == "multi" and best is not None and whole:
-        rejected, weight = (pairs[0].rejected, pairs[0].weight) if pairs else (None, annotation.weight)
+        _, _, rejected, weight = found[0] if found else ("", None, None, annotation.weight)
         found[:1] = [("multi", best, rejected, weight)]
-    else:
-        found += [
-            ("single", one.reply if one.good else None, None if one.good else one.reply, one.weight)
-            for one in choices.unpaired(annotation.verdict, replies, annotation.weight)
-        ]
     return [_row(annotation, *side) for side in found]
 
 

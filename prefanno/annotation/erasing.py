@@ -13,12 +13,12 @@ from prefanno.db.models import Annotation
 
 @dataclass(frozen=True)
 class Erased:
-    """What was removed; `kept_turns` are generations that later turns go on from, whose words these turns hold."""
+    """What was removed; `kept` are generations that later turns go on from or that have another choice."""
 
     annotations: int
     events: int
     generations: int
-    kept_turns: int
+    kept: int
 
 
 async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
@@ -27,6 +27,7 @@ async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
     erased = events_erased = 0
     async for part in annotations.parts(session, numbers):
         turns += [annotation.generation_id for annotation in part if annotation.generation_id is not None]
+        turns += await generations.of_texts(session, [one for one in part if one.generation_id is None])
         events_erased += await _erase_part(session, part)
         erased += len(part)
     await events.forget_empty_steps(session)

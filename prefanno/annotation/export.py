@@ -24,12 +24,28 @@ async def export(database: Database, exporter: Exporter, folder: Path, character
 
 
 async def rows(session: AsyncSession, batch: Sequence[Annotation]) -> list[Row]:
-    """What training gets from a batch; a turn that a later one goes on from is part of that one's conversation."""
+    """What training gets from a batch; a turn that a decided one goes on from is part of that one's conversation."""
     turns = [one.generation_id for one in batch if one.mode == "multi" and one.generation_id is not None]
-    continued = await generations.continued(session, turns) if turns else set()
-    found: list[Row] = []
-    for annotation in batch:
-        best, _ = sides(annotation)
-        whole = best is None or (annotation.generation_id, best.content) not in continued
-        found += to_rows(annotation, whole)
-    return found
+    conversation = await generations.conversations_of(session, turns) if turns else {}
+    inside = _inside(await generations.contexts(session, set(conversation.values()))) if conversation else set()
+    return [
+        row
+        for one in batch
+        for row in to_rows(one, (conversation.get(one.generation_id or 0), *_words(one)) not in inside)
+    ]
+
+
+def _inside(contexts: Sequence[tuple[int, list[dict[str, str]]]]) -> set[tuple[int | str | None, ...]]:
+    """Each conversation with the words that a decided turn has before it, and all beginnings of these."""
+    return {
+        (conversation, *(turn["content"] for turn in context[:length]))
+        for conversation, context in contexts
+        for length in range(1, len(context) + 1)
+    }
+
+
+def _words(annotation: Annotation) -> tuple[str, ...]:
+    """The words before a turn that goes on from here."""
+    best, _ = sides(annotation)
+    earlier = tuple(turn["content"] for turn in annotation.context)
+    return (*earlier, annotation.human_input, best.content) if best else ()

@@ -53,7 +53,7 @@ async def change(
     """Set fields of annotations of one character, as one step; return how many there were to change."""
     step, changed = None, 0
     async for part in parts:
-        real = [(one, before, fields) for one, fields in part if (before := _values(one, fields)) != fields]
+        real = [(one, *changed_fields) for one, fields in part if (changed_fields := _changed(one, fields))[1]]
         if real:
             step = step or await _new_step(session, real[0][0].character, kind, annotator)
             await _apply(session, step, real)
@@ -150,10 +150,13 @@ def _listed(annotation: Annotation) -> bool:
     return annotation.deleted_at is None and choices.best(annotation.verdict, replies(annotation)) is not None
 
 
-def _values(annotation: Annotation, fields: Fields) -> Fields:
-    return {
+def _changed(annotation: Annotation, fields: Fields) -> tuple[Fields, Fields]:
+    """The fields that would change: before, after."""
+    before = {
         name: annotation.deleted_at is not None if name == DELETED else getattr(annotation, name) for name in fields
     }
+    names = [name for name in fields if before[name] != fields[name]]
+    return {name: before[name] for name in names}, {name: fields[name] for name in names}
 
 
 def _set(annotation: Annotation, name: str, value: Any) -> None:

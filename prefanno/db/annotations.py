@@ -1,11 +1,10 @@
 """Queries on annotations."""
 
-import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, String, cast, delete, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import search
@@ -116,8 +115,8 @@ def _filtered(filters: Filters) -> Select[Annotation]:
         if (wanted := getattr(filters, column.key)) is not None:
             query = query.where(column == wanted)
     if filters.reason is not None:
-        quoted = json.dumps(filters.reason, ensure_ascii=False)
-        query = query.where(func.instr(cast(Annotation.reasons, String), quoted) > 0)
+        tag = func.json_each(Annotation.reasons).table_valued("value")
+        query = query.where(select(tag).where(tag.c.value == filters.reason).exists())
     if filters.since is not None:
         query = query.where(Annotation.created_at >= filters.since)
     if filters.until is not None:

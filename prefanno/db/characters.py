@@ -1,11 +1,12 @@
 """Queries on characters."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db.models import Character, Count
+from prefanno.db.models import Character, Count, now
 from prefanno.errors import InvalidInput
 
 
@@ -20,6 +21,12 @@ async def get(session: AsyncSession, slug: str | None) -> Character:
             {"character": [f"没有角色 {slug}，可用：{'、'.join(one.slug for one in await everyone(session))}"]}
         )
     return found
+
+
+async def select_current(session: AsyncSession, character: Character) -> None:
+    """Make it the current one, also where the clock was set back since the last time."""
+    last = (await get(session, None)).selected_at
+    character.selected_at = now() if last is None else max(now(), last + timedelta(microseconds=1))
 
 
 async def everyone(session: AsyncSession) -> Sequence[Character]:

@@ -60,6 +60,16 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise explain(path, error) from error
 
 
+def rewrite(path: Path) -> None:
+    """Write the file anew, without a byte of what was removed. Raises DatabaseUnavailable or StorageFull."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        raise explain(path, error) from error
+
+
 def explain(path: Path, error: Exception) -> PrefannoError:
     """What an error of SQLite or of alembic means for who has this file."""
     cause = str(getattr(error, "orig", error))

@@ -39,6 +39,17 @@ async def thinking_of(session: AsyncSession, character: str, contents: Collectio
     return {content: thinking for content, thinking in newest.items() if thinking}
 
 
+async def of_texts(session: AsyncSession, annotations: Collection[Annotation]) -> set[int]:
+    """The generations that these annotations, which came as texts, were chosen from: message and a reply are theirs."""
+    said = {(one.character, one.human_input, reply["content"]) for one in annotations for reply in one.replies}
+    query = (
+        select(Generation.id, Generation.character, Generation.message, Candidate.content)
+        .join(Candidate, Candidate.generation_id == Generation.id)
+        .where(Generation.message.in_({message for _, message, _ in said}))
+    )
+    return {number for number, *words in await session.execute(query) if tuple(words) in said}
+
+
 async def remove(session: AsyncSession, numbers: Sequence[int]) -> set[int]:
     """Remove these generations with their candidates, last turns first; return which.
 
@@ -82,19 +93,19 @@ async def turns(session: AsyncSession, conversation: int) -> Sequence[tuple[Gene
     return found.all()
 
 
-async def continued(session: AsyncSession, generations: Collection[int]) -> set[tuple[int, str]]:
-    """Turns of these conversations that a decided one goes on from, near or far; each with the reply that it took."""
-    conversations = select(Generation.conversation_id).where(Generation.id.in_(generations))
-    query = (
-        select(Generation.id, Generation.parent_id, Generation.context, Annotation.listed)
-        .outerjoin(Annotation, Annotation.generation_id == Generation.id)
-        .where(Generation.conversation_id.in_(conversations), Generation.parent_id.is_not(None))
-        .order_by(Generation.id.desc())  # a turn comes before the one that it goes on from
+async def conversations_of(session: AsyncSession, generations: Collection[int]) -> dict[int, int]:
+    """The conversation of each of these that is a turn of one."""
+    query = select(Generation.id, Generation.conversation_id).where(Generation.id.in_(generations))
+    found = await session.execute(query.where(Generation.conversation_id.is_not(None)))
+    return {turn: conversation for turn, conversation in found if conversation is not None}
+
+
+async def contexts(session: AsyncSession, conversations: Collection[int]) -> Sequence[tuple[int, list[dict[str, str]]]]:
+    """The earlier turns of each decided turn, as its choice has them, with its conversation."""
+    query = select(Generation.conversation_id, Annotation.context).join(
+        Annotation, Annotation.generation_id == Generation.id
     )
-    found: set[tuple[int, str]] = set()
-    inside: set[int] = set()
-    for number, parent, context, listed in await session.execute(query):
-        if parent is not None and (listed or number in inside):
-            found.add((parent, context[-1]["content"]))
-            inside.add(parent)
-    return found
+    found = await session.execute(
+        query.where(Generation.conversation_id.in_(conversations), Annotation.listed.is_(True))
+    )
+    return [(conversation, context) for conversation, context in found if conversation is not None]

@@ -52,9 +52,9 @@ async def search(request: web.Request, query: dict[str, Any]) -> web.Response:
     """Newest first; the next page is below `next`."""
     before, limit = query.pop("before", None), query.pop("limit")
     async with request.app[LOOP].database.read() as session:
-        found = await annotations.page(session, await _filters(session, query), before, limit)
-    following = found[-1].id if len(found) == limit else None
-    return done("标注", {"items": [view(annotation) for annotation in found], "next": following})
+        found = await annotations.page(session, await _filters(session, query), before, limit + 1)
+    following = found[limit - 1].id if len(found) > limit else None
+    return done("标注", {"items": [view(annotation) for annotation in found[:limit]], "next": following})
 
 
 @endpoint("One annotation", answer=answers.One, failures=(404, 503))

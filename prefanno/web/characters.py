@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import persona
 from prefanno.db import annotations, characters
-from prefanno.db.models import Character, now
+from prefanno.db.models import Character
 from prefanno.errors import NotFound
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
@@ -66,7 +66,7 @@ async def choose(request: web.Request, _body: dict[str, Any]) -> web.Response:
 
     async def work(session: AsyncSession) -> dict[str, Any]:
         character = await _named(session, request)
-        character.selected_at = now()
+        await characters.select_current(session, character)
         return await _view(session, settings, character)
 
     data = await written(request, work)

@@ -17,14 +17,15 @@ from prefanno.web.schemas import PageSchema
 @endpoint("Conversations", query=PageSchema, answer=answers.Conversations, failures=(503,))
 async def show(request: web.Request, query: dict[str, Any]) -> web.Response:
     """The newest first, each with its first message and its number of turns."""
+    limit = query["limit"]
     async with request.app[LOOP].database.read() as session:
         slug = (await characters.get(session, query["character"])).slug
-        found = await generations.conversations(session, slug, query["before"], query["limit"])
+        found = await generations.conversations(session, slug, query["before"], limit + 1)
     items = [
         {"id": str(first.id), "message": first.message, "turns": turns, "created_at": _time(first)}
-        for first, turns in found
+        for first, turns in found[:limit]
     ]
-    following = found[-1][0].id if len(found) == query["limit"] else None
+    following = found[limit - 1][0].id if len(found) > limit else None
     return done("对话", {"items": items, "next": following})
 
 

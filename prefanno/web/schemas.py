@@ -68,6 +68,8 @@ class Context(fields.List[Any]):
 
     def deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
         """Also of null, which marshmallow would hand on as None."""
+        if value is missing and self.load_default is missing:
+            return missing
         turns: list[Any] = super().deserialize(value, *args, **kwargs) or []
         roles = [turn["role"] for turn in turns]
         if roles != (["assistant", "user"] * len(roles))[: len(roles)][::-1]:
@@ -174,8 +176,18 @@ class ReplySchema(StrictSchema):
     candidate = Whole(load_default=None, allow_none=True, validate=between(1, 100))
 
 
-class EditSchema(StrictSchema):
-    """`POST /api/annotations/{id}/edit`: what is to change."""
+class ChangeSchema(StrictSchema):
+    """What is to change; a field left out stays."""
+
+    @validates_schema
+    def something(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        """An edit changes something."""
+        if not data:
+            raise ValidationError("至少提供一个要修改的字段")
+
+
+class EditSchema(ChangeSchema):
+    """`POST /api/annotations/{id}/edit`."""
 
     human_input = Text()
     context = Context(load_default=missing)
@@ -188,12 +200,6 @@ class EditSchema(StrictSchema):
     reasons = reasons()
     note = Text(allow_none=True)
     annotator = Text(allow_none=True, validate=at_most(100))
-
-    @validates_schema
-    def something(self, data: dict[str, Any], **_kwargs: Any) -> None:
-        """An edit changes something."""
-        if not data:
-            raise ValidationError("至少提供一个要修改的字段")
 
 
 class FiltersSchema(CharacterSchema):
@@ -251,7 +257,7 @@ class NewCharacterSchema(StrictSchema):
     system_prompt = Text(load_default=None, allow_none=True)
 
 
-class CharacterEditSchema(StrictSchema):
+class CharacterEditSchema(ChangeSchema):
     """`POST /api/characters/{slug}/edit`; a null persona is the default one."""
 
     name = Text(validate=at_most(100))
