@@ -79,8 +79,8 @@ def best(verdict: str, replies: Sequence[Reply]) -> Reply | None:
 def decide(verdict: str, candidates: Sequence[Reply], **said: Any) -> list[Reply]:
     """The candidates with the ranks that a person gave them.
 
-    best, edit, good: `chosen` is a candidate's ordinal. edit: `content` is the edited reply, `thinking` its thought, the
-    candidate's own where it is left out. ranking: `ranking` lists groups of ordinals from best to worst, the members of
+    best, edit, good: `chosen` is a candidate's ordinal. edit: `content` is the edited reply, `thinking` its thought;
+    left out, the candidate's own stays. ranking: `ranking` lists groups of ordinals from best to worst, the members of
     a group being tied. Raises InvalidInput where an ordinal is unknown or used twice, or something needed is missing or
     of no use to this verdict.
     """

@@ -117,7 +117,7 @@ async def test_an_edit_is_better_than_its_original(standing: Client, turn: Any, 
         {"content": "我叫离~", "thinking": thinking.get("thinking") or own, "rank": 1, "candidate": None},
         {"content": original["content"], "thinking": own, "rank": 2, "candidate": 2},
     ]
-    sides = ("我叫离~", thinking.get("thinking"), original["content"], original.get("thinking"))
+    sides = ("我叫离~", thinking.get("thinking") or own, original["content"], own)
     assert tuple(annotation[name] for name in ("chosen", "chosen_thinking", "rejected", "rejected_thinking")) == sides
 
 
