@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.annotation import choices
 from prefanno.annotation.choices import Reply
 from prefanno.db import annotations, history, search
-from prefanno.db.models import Annotation, Event, Step, now
+from prefanno.db.history import Fields
+from prefanno.db.models import Annotation, Step, now
 from prefanno.errors import NothingToUndo
 
-Fields = dict[str, Any]
 Change = tuple[Annotation, Fields]
 DELETED = "deleted"
 
@@ -37,12 +37,12 @@ async def add(
     session: AsyncSession, added: Sequence[Annotation], kind: str = "add", annotator: str | None = None
 ) -> None:
     """Store these annotations, all of one character, as one step."""
-    step = await _new_step(session, added[0].character, kind, annotator)
-    session.add_all(added)
+    step = Step(character=added[0].character, kind=kind, annotator=annotator)
     for annotation in added:
         annotation.listed = _listed(annotation)
+    session.add_all([step, *added])
     await session.flush()
-    session.add_all(_event(step, annotation, {DELETED: True}, {DELETED: False}) for annotation in added)
+    await history.record(session, step, [(annotation, {DELETED: True}, {DELETED: False}) for annotation in added])
     await search.put(session, {annotation.id: search.words(annotation) for annotation in added})
     await count(session, [(annotation, int(annotation.listed)) for annotation in added])
 
@@ -55,7 +55,9 @@ async def change(
     async for part in parts:
         real = [(one, *changed_fields) for one, fields in part if (changed_fields := _changed(one, fields))[1]]
         if real:
-            step = step or await _new_step(session, real[0][0].character, kind, annotator)
+            step = step or await _new_step(
+                session, Step(character=real[0][0].character, kind=kind, annotator=annotator)
+            )
             await _apply(session, step, real)
             changed += len(real)
     return changed
@@ -77,7 +79,7 @@ async def undo(session: AsyncSession, character: str) -> tuple[Step, int]:
     step = await history.last_done(session, character)
     if step is None:
         raise NothingToUndo("there is nothing to undo", "没有可撤销的操作")
-    step.state = "undone"
+    await history.set_undone(session, step)
     return step, await _again(session, "undo", step)
 
 
@@ -92,9 +94,9 @@ async def redo(session: AsyncSession, character: str) -> tuple[Step, int]:
 
 async def _again(session: AsyncSession, kind: str, step: Step) -> int:
     """An undo or a redo is a step of the history, too, but not one to undo."""
-    record = Step(character=step.character, kind=kind, state="final", annotator=step.annotator)
-    session.add(record)
-    await session.flush()
+    record = await _new_step(
+        session, Step(character=step.character, kind=kind, state="final", annotator=step.annotator)
+    )
     changed = 0
     async for part in history.changed(session, step):
         events = [(one, event.before, event.after) for event, one in part]
@@ -103,16 +105,10 @@ async def _again(session: AsyncSession, kind: str, step: Step) -> int:
     return changed
 
 
-async def _new_step(session: AsyncSession, character: str, kind: str, annotator: str | None) -> Step:
-    await history.drop_undone(session, character)
-    step = Step(character=character, kind=kind, annotator=annotator)
+async def _new_step(session: AsyncSession, step: Step) -> Step:
     session.add(step)
     await session.flush()
     return step
-
-
-def _event(step: Step, annotation: Annotation, before: Fields, after: Fields) -> Event:
-    return Event(step_id=step.id, annotation_id=annotation.id, before=before, after=after)
 
 
 async def _apply(session: AsyncSession, step: Step, changes: Sequence[tuple[Annotation, Fields, Fields]]) -> None:
@@ -120,8 +116,8 @@ async def _apply(session: AsyncSession, step: Step, changes: Sequence[tuple[Anno
     taken: dict[int, str] = {}
     put: dict[int, str] = {}
     deltas = []
-    for annotation, before, after in changes:
-        session.add(_event(step, annotation, before, after))
+    await history.record(session, step, changes)
+    for annotation, _, after in changes:
         words, listed = search.words(annotation), annotation.listed
         for name, value in after.items():
             _set(annotation, name, value)

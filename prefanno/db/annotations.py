@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import Select, bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import search
@@ -12,6 +12,15 @@ from prefanno.db.models import Annotation, Count
 from prefanno.errors import NotFound
 
 PART = 500  # rows named in one statement
+
+# What every add does is built once: building a statement costs more than running it.
+_counts = Count.metadata.tables[Count.__tablename__].c
+COUNTS = select(Count.mode, Count.count).where(Count.character == bindparam("owner"))
+CHANGE_COUNT = (
+    update(Count.metadata.tables[Count.__tablename__])
+    .where(_counts.character == bindparam("owner"), _counts.mode == bindparam("of"))
+    .values(count=_counts.count + bindparam("delta"))
+)
 
 
 @dataclass(frozen=True)
@@ -32,14 +41,12 @@ class Filters:
 
 async def counts(session: AsyncSession, character: str) -> dict[str, int]:
     """How many listed annotations there are, by mode."""
-    found = await session.execute(select(Count.mode, Count.count).where(Count.character == character))
-    return dict(found.all())
+    return dict((await session.execute(COUNTS, {"owner": character})).all())
 
 
 async def change_count(session: AsyncSession, character: str, mode: str, delta: int) -> None:
     """Keep the count with what it counts, in the same transaction."""
-    found = update(Count).where(Count.character == character, Count.mode == mode)
-    await session.execute(found.values(count=Count.count + delta), execution_options={"synchronize_session": False})
+    await session.execute(CHANGE_COUNT, {"owner": character, "of": mode, "delta": delta})
 
 
 async def get(session: AsyncSession, number: int) -> Annotation:
@@ -100,10 +107,10 @@ async def ids(session: AsyncSession, filters: Filters) -> Sequence[int]:
 async def oldest_first(session: AsyncSession, character: str, batch: int = 500) -> AsyncIterator[Sequence[Annotation]]:
     """All annotations of the character that are not deleted, as they were made, in batches of one snapshot."""
     query = select(Annotation).where(Annotation.character == character, Annotation.deleted_at.is_(None))
-    query = query.order_by(Annotation.id).execution_options(yield_per=batch)
-    stream = await session.stream_scalars(query)
-    async for partition in stream.partitions():
-        yield partition
+    query, last = query.order_by(Annotation.id).limit(batch), 0
+    while found := (await session.scalars(query.where(Annotation.id > last))).all():
+        yield found
+        last = found[-1].id
 
 
 def _filtered(filters: Filters) -> Select[Annotation]:

@@ -9,12 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.db.models import Character, Count, now
 from prefanno.errors import InvalidInput
 
+CURRENT = select(Character).order_by(Character.selected_at.desc().nulls_last(), Character.created_at).limit(1)
+
 
 async def get(session: AsyncSession, slug: str | None) -> Character:
     """The character of this slug; of None, the current one. Raises InvalidInput."""
     if slug is None:
-        current = select(Character).order_by(Character.selected_at.desc().nulls_last(), Character.created_at).limit(1)
-        return (await session.scalars(current)).one()
+        return (await session.scalars(CURRENT)).one()
     found = await session.get(Character, slug)
     if found is None:
         raise InvalidInput(

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import queue
-import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from prefanno.db import search
-from prefanno.db.direct import DirectConnection
+from prefanno.db import direct, search
 from prefanno.errors import DatabaseUnavailable, StorageFull
 
 T = TypeVar("T")
@@ -46,9 +44,9 @@ class Database:
     """Open with `Database.open(path)`, as an async context manager. Closing is idempotent, later use raises."""
 
     def __init__(self, path: Path) -> None:
-        self._read_engine = _engine(path, begin="BEGIN", pragmas=("query_only=ON",))
+        self._read_engine = _engine(path, "sqlite+aiosqlite", begin="BEGIN", pragmas=("query_only=ON",))
         durable = ("journal_mode=WAL", f"synchronous={DURABILITY}")
-        self._write_engine = _engine(path, begin="BEGIN IMMEDIATE", pragmas=durable, connect=_direct)
+        self._write_engine = _engine(path, direct.DRIVER, begin="BEGIN IMMEDIATE", pragmas=durable)
         self._loop = asyncio.get_running_loop()
         self._asked: list[_Request] = []  # in this step of the loop
         self._queue: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
@@ -167,22 +165,12 @@ def _domain_error(error: Exception) -> Exception:
     return DatabaseUnavailable(f"the database cannot serve now: {cause}", f"数据库暂时不可用：{cause}")
 
 
-def _direct(path: str, **options: Any) -> DirectConnection:
-    return DirectConnection(lambda: sqlite3.connect(path, **options), iter_chunk_size=64)
-
-
-def _engine(
-    path: Path, begin: str, pragmas: tuple[str, ...], connect: Callable[..., DirectConnection] | None = None
-) -> AsyncEngine:
+def _engine(path: Path, driver: str, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
     # sqlite3 would begin transactions by itself, late and deferred; isolation_level=None leaves that to the event
     # below.
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}",
-        connect_args={
-            "isolation_level": None,
-            "timeout": BUSY_TIMEOUT_S,
-            **({"async_creator_fn": connect} if connect else {}),
-        },
+        f"{driver}:///{path}",
+        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
         json_serializer=partial(json.dumps, ensure_ascii=False),  # Chinese as it is, at half the size
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -10,6 +10,14 @@ from prefanno.db.models import Annotation, Candidate, Generation
 from prefanno.errors import NotFound
 
 RECENT = 200  # generations back; a choice follows its generation within minutes
+
+THINKING = (  # built once: every add asks this
+    select(Candidate.content, Candidate.thinking)
+    .join(Generation, Generation.id == Candidate.generation_id)
+    .where(Generation.character == bindparam("owner"), Candidate.content.in_(bindparam("contents", expanding=True)))
+    .where(Generation.id > select(func.max(Generation.id)).scalar_subquery() - RECENT)
+    .order_by(Candidate.id)
+)
 
 
 async def get(session: AsyncSession, number: int) -> Generation:
@@ -28,14 +36,8 @@ async def candidates(session: AsyncSession, generations: Collection[int]) -> Seq
 
 async def thinking_of(session: AsyncSession, character: str, contents: Collection[str]) -> dict[str, str]:
     """The thinking of the most recent candidate with exactly each of these contents, where there is one."""
-    latest = select(func.max(Generation.id)).scalar_subquery()
-    query = (
-        select(Candidate.content, Candidate.thinking)
-        .join(Generation, Generation.id == Candidate.generation_id)
-        .where(Generation.character == character, Candidate.content.in_(contents), Generation.id > latest - RECENT)
-        .order_by(Candidate.id)
-    )
-    newest = dict((await session.execute(query)).all())  # of the same content the last one stays
+    found = await session.execute(THINKING, {"owner": character, "contents": list(contents)})
+    newest = dict(found.all())  # of the same content the last one stays
     return {content: thinking for content, thinking in newest.items() if thinking}
 
 

@@ -88,8 +88,8 @@ class Annotation(Base):
 class Step(Base):
     """One thing that a person did to annotations, however many it touched; it is undone and redone as a whole.
 
-    `state` places it: done (undo takes the last of these), undone (redo takes the first), dropped (undone, and then
-    something else was done), final (an undo or a redo itself: part of the history, not to be undone).
+    `state` places it: done (undo takes the last of these), undone (redo takes the first that is newer than all done),
+    dropped (undone, and never to be redone), final (an undo or a redo itself: part of the history, not to be undone).
     """
 
     __tablename__ = "steps"

@@ -347,7 +347,8 @@ def _judged(candidates: Sequence[Fields], verdict: str, said: Fields) -> list[Fi
         return [reply | {"rank": reply["rank"] or 2} for reply in replies]
     if verdict == "edit":
         (original,) = (reply | {"rank": 2} for reply in replies if reply["rank"])
-        edited = {"content": said["content"], "thinking": said["thinking"], "rank": 1, "candidate": None}
+        thinking = said["thinking"] or original["thinking"]
+        edited = {"content": said["content"], "thinking": thinking, "rank": 1, "candidate": None}
         same = all(edited[name] == original[name] for name in ("content", "thinking"))
         return None if same else [edited, original]
     return replies

@@ -220,7 +220,8 @@ async def test_a_long_history_is_erased_on_any_build(database: Database) -> None
         rows = [{"step_id": step, "annotation_id": number, "before": {}, "after": {}} for step, number in events]
         await session.execute(insert(Event), rows)
         raw = await (await session.connection()).get_raw_connection()
-        connection: sqlite3.Connection = raw.driver_connection._connection  # type: ignore[union-attr]
+        connection = raw.driver_connection
+        assert isinstance(connection, sqlite3.Connection)
         connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, COMMON_LIMIT)
         return await erase(session, numbers)
 

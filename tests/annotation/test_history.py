@@ -186,7 +186,7 @@ async def test_something_new_leaves_nothing_to_redo(database: Database) -> None:
     (third,) = await add(database, "3")
     with pytest.raises(NothingToUndo):
         await redo(database)
-    assert await _states(database) == [("add", "done"), ("add", "dropped"), ("undo", "final"), ("add", "done")]
+    assert await _states(database) == [("add", "done"), ("add", "undone"), ("undo", "final"), ("add", "done")]
     assert [await undo(database), await undo(database)] == [("add", 1), ("add", 1)]
     with pytest.raises(NothingToUndo):
         await undo(database)
