@@ -79,7 +79,7 @@ def reading(file: Path) -> Iterator[Row]:
     for number, entry in enumerate(entries, 1):
         try:
             yield _row(entry)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else error
             raise ValueError(f"{file}, row {number}: {reason}") from error
 
@@ -233,7 +233,10 @@ def _sides(entry: Any, turns: list[dict[str, str]]) -> tuple[Any, Any]:
     reply = entry["chosen"] if "chosen" in entry else turns.pop()
     if reply["from"] != "gpt":
         raise ValueError("the chosen reply must come from gpt")
-    return (None, reply) if entry.get("kto_tag") is False else (reply, entry.get("rejected"))
+    rejected = entry.get("rejected")
+    if rejected is not None and rejected["from"] != "gpt":
+        raise ValueError("the rejected reply must come from gpt")
+    return (None, reply) if entry.get("kto_tag") is False else (reply, rejected)
 
 
 def _messages(turns: Sequence[dict[str, str]]) -> list[Message]:

@@ -84,7 +84,7 @@ def import_command(form: str, files: tuple[Path, ...], character: str | None) ->
 
     with _owned() as current:
         result = asyncio.run(run(current))
-    click.echo(f"{result.added} annotations added, {result.duplicates} were there already")
+    click.echo(f"{result.added} annotations added, {result.duplicates} were there already, or twice in the files")
 
 
 @cli.group()
@@ -144,12 +144,13 @@ def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool)
 
 
 @cli.command()
-def train() -> None:
-    """Train on all annotations, without a server; Ctrl-C stops the run."""
+@click.option("--character", help="A character's slug; default: the current one.")
+def train(character: str | None) -> None:
+    """Train on all of a character's annotations, without a server; Ctrl-C stops the run."""
     from prefanno import terminal
 
     with _owned() as current:
-        sys.exit(asyncio.run(terminal.train(current)))
+        sys.exit(asyncio.run(terminal.train(current, character)))
 
 
 @cli.command()

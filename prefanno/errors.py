@@ -116,10 +116,10 @@ class NoTraining(NotReady):
 
 
 class NothingToTrain(NotReady):
-    """A run needs at least one annotation."""
+    """A run needs at least one pair or conversation."""
 
-    english = "there is nothing to train on; annotate first (POST /api/dataset/add)"
-    detail = "没有可训练的数据，请先通过 POST /api/dataset/add 添加标注"
+    english = "there is nothing to train on; add a pair or a conversation (POST /api/dataset/add or /api/choices)"
+    detail = "没有可训练的数据，请先通过 POST /api/dataset/add 或 /api/choices 添加偏好对或对话"
 
 
 class Unavailable(PrefannoError):

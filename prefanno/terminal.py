@@ -17,11 +17,11 @@ from prefanno.training.log import Line
 from prefanno.training.supervisor import Status, Supervisor
 
 
-async def train(settings: Settings) -> int:
-    """Train on all annotations and show the log; return the exit code: 0 where an adapter was made."""
+async def train(settings: Settings, slug: str | None) -> int:
+    """Train on all of the character's annotations and show the log; return the exit code: 0 with an adapter."""
     async with opened(settings) as loop:
         loop.training.follow(_show)
-        await loop.start_training()
+        await loop.start_training(slug)
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
         stopping = asyncio.create_task(_stop_when(interrupted, loop.training))

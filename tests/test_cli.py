@@ -143,8 +143,8 @@ def test_a_second_owner_is_refused(settings: Settings, tmp_path: Path, command: 
 def test_import_and_export_count_their_rows(settings: Settings, tmp_path: Path) -> None:
     """What was imported is exported; a second import finds it there already."""
     done = _add(settings, PAIR, {**PAIR, "system": "Be Li."}, PAIR)
-    assert (done.stdout, done.stderr) == ("2 annotations added, 1 were there already\n", "")
-    assert _add(settings, PAIR).stdout == "0 annotations added, 1 were there already\n"
+    assert (done.stdout, done.stderr) == ("2 annotations added, 1 were there already, or twice in the files\n", "")
+    assert _add(settings, PAIR).stdout == "0 annotations added, 1 were there already, or twice in the files\n"
     done = _run(settings, "export")
     preference, roleplay = settings.data / "li_preference.json", settings.data / "li_roleplay.json"
     unpaired = settings.data / "li_unpaired.json"
@@ -193,7 +193,7 @@ def test_a_bad_row_is_named_in_one_line(settings: Settings, bad: object) -> None
     """A file with a bad row is refused as a whole, naming file and row."""
     line = _refusal(_add(settings, PAIR, bad))
     assert str(settings.home.parent / "rows.json") in line and "row 2" in line
-    assert _add(settings, PAIR).stdout == "1 annotations added, 0 were there already\n"
+    assert _add(settings, PAIR).stdout == "1 annotations added, 0 were there already, or twice in the files\n"
 
 
 def test_a_home_that_cannot_be_made_is_one_line(settings: Settings) -> None:

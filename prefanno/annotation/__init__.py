@@ -1,1 +1,1 @@
-"""What a choice means: adding, listing, exporting and importing annotations."""
+"""What a choice means: adding, choosing, editing, history, conversations, erasing, exporting and importing."""

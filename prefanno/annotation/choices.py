@@ -9,8 +9,8 @@
 | bad     | none                                            |                                    | each       |
 | skip    | none                                            |                                    |            |
 
-The pairs of one choice share its weight, so that a ranking of ten (45 pairs) counts as much as a best of two;
-InstructGPT does the same in its loss: 1/(K choose 2), Ouyang et al. 2022, equation 1.
+The pairs of one choice share its weight, so that to a trainer which weights its rows a ranking of ten (45 pairs) counts
+as much as a best of two; InstructGPT does the same in its loss: 1/(K choose 2), Ouyang et al. 2022, equation 1.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -74,6 +74,11 @@ def best(verdict: str, replies: Sequence[Reply]) -> Reply | None:
     if verdict in ("bad", "skip"):
         return None
     return min((reply for reply in replies if reply.rank is not None), key=_rank, default=None)
+
+
+def counts(mode: str, verdict: str, replies: Sequence[Reply]) -> bool:
+    """Whether the choice counts in its dataset: a preference needs a pair, a conversation a reply to go on from."""
+    return best(verdict, replies) is not None and (mode == "multi" or bool(pairs(verdict, replies)))
 
 
 def decide(verdict: str, candidates: Sequence[Reply], **said: Any) -> list[Reply]:

@@ -48,15 +48,21 @@ async def choose(session: AsyncSession, generation: int, verdict: str, **said: A
 
 
 async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> Annotation:
-    """Change fields of an annotation. Raises NotFound, Conflict where it is deleted, InvalidInput."""
+    """Change fields of an annotation. Raises NotFound, Conflict where it is deleted, InvalidInput.
+
+    `annotator` is both: the new value of the field, and who makes this change.
+    """
     annotation = await annotations.get(session, number)
     if annotation.deleted_at is not None:
         raise Conflict(f"annotation {number} is deleted; restore it first", f"标注 {number} 已删除，请先恢复")
     verdict = fields.get("verdict", annotation.verdict)
     replies = [Reply(**reply) for reply in fields.get("replies", annotation.replies)]
     choices.check(verdict, replies)
-    fields = fields | ({"replies": history.stored(replies)} if "replies" in fields else {})
-    await history.change_one(session, "edit", annotation, fields, fields.get("annotator", annotation.annotator))
+    known = {reply["candidate"] for reply in annotation.replies}
+    named = [reply.candidate for reply in replies if reply.candidate is not None]
+    if not known.issuperset(named) or len(set(named)) < len(named):
+        raise InvalidInput({"replies": ["candidate 只能是该标注已有的候选，且各出现一次"]})
+    await history.change_one(session, "edit", annotation, fields, fields.get("annotator"))
     return annotation
 
 

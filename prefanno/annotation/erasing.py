@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import history
-from prefanno.db import annotations, generations, idempotency, search
-from prefanno.db import history as events
+from prefanno.db import annotations, generations, idempotency, search, steps
 from prefanno.db.models import Annotation
 
 
@@ -30,7 +29,7 @@ async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
         turns += await generations.of_texts(session, [one for one in part if one.generation_id is None])
         events_erased += await _erase_part(session, part)
         erased += len(part)
-    await events.forget_empty_steps(session)
+    await steps.forget_empty_steps(session)
     removed = await generations.remove(session, turns)
     await session.execute(search.MERGE)  # until its parts are merged, the index holds tokens of what was taken out
     return Erased(erased, events_erased, len(removed), len(set(turns) - removed))
@@ -39,8 +38,8 @@ async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
 async def _erase_part(session: AsyncSession, found: Sequence[Annotation]) -> int:
     ids = [annotation.id for annotation in found]
     await search.take(session, {annotation.id: search.words(annotation) for annotation in found})
-    await history.count(session, [(annotation, -int(annotation.listed)) for annotation in found])
-    forgotten = await events.forget(session, ids)
+    await history.keep_counts(session, [(annotation, -int(annotation.listed)) for annotation in found])
+    forgotten = await steps.forget(session, ids)
     await idempotency.forget(session, ids)
     await annotations.remove(session, ids)
     return forgotten

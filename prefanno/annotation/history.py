@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import choices
 from prefanno.annotation.choices import Reply
-from prefanno.db import annotations, history, search
-from prefanno.db.history import Fields
+from prefanno.db import annotations, search, steps
 from prefanno.db.models import Annotation, Step, now
+from prefanno.db.steps import Fields
 from prefanno.errors import NothingToUndo
 
 Change = tuple[Annotation, Fields]
@@ -42,9 +42,9 @@ async def add(
         annotation.listed = _listed(annotation)
     session.add_all([step, *added])
     await session.flush()
-    await history.record(session, step, [(annotation, {DELETED: True}, {DELETED: False}) for annotation in added])
+    await steps.record(session, step, [(annotation, {DELETED: True}, {DELETED: False}) for annotation in added])
     await search.put(session, {annotation.id: search.words(annotation) for annotation in added})
-    await count(session, [(annotation, int(annotation.listed)) for annotation in added])
+    await keep_counts(session, [(annotation, int(annotation.listed)) for annotation in added])
 
 
 async def change(
@@ -65,27 +65,27 @@ async def change(
 
 async def change_one(
     session: AsyncSession, kind: str, annotation: Annotation, fields: Fields, annotator: str | None = None
-) -> int:
-    """Set fields of one annotation, as one step; return whether there was anything to change."""
+) -> None:
+    """Set fields of one annotation, as one step."""
 
     async def alone() -> AsyncIterator[Sequence[Change]]:
         yield [(annotation, fields)]
 
-    return await change(session, kind, alone(), annotator)
+    await change(session, kind, alone(), annotator)
 
 
 async def undo(session: AsyncSession, character: str) -> tuple[Step, int]:
     """Take back the last step; return it and how many annotations it touched. Raises NothingToUndo."""
-    step = await history.last_done(session, character)
+    step = await steps.last_done(session, character)
     if step is None:
         raise NothingToUndo("there is nothing to undo", "没有可撤销的操作")
-    await history.set_undone(session, step)
+    await steps.set_undone(session, step)
     return step, await _again(session, "undo", step)
 
 
 async def redo(session: AsyncSession, character: str) -> tuple[Step, int]:
     """Do again what was undone last; return it and how many annotations it touched. Raises NothingToUndo."""
-    step = await history.first_undone(session, character)
+    step = await steps.first_undone(session, character)
     if step is None:
         raise NothingToUndo("there is nothing to redo", "没有可重做的操作")
     step.state = "done"
@@ -98,7 +98,7 @@ async def _again(session: AsyncSession, kind: str, step: Step) -> int:
         session, Step(character=step.character, kind=kind, state="final", annotator=step.annotator)
     )
     changed = 0
-    async for part in history.changed(session, step):
+    async for part in steps.changed(session, step):
         events = [(one, event.before, event.after) for event, one in part]
         await _apply(session, record, [(one, b, a) if kind == "redo" else (one, a, b) for one, b, a in events])
         changed += len(events)
@@ -116,7 +116,7 @@ async def _apply(session: AsyncSession, step: Step, changes: Sequence[tuple[Anno
     taken: dict[int, str] = {}
     put: dict[int, str] = {}
     deltas = []
-    await history.record(session, step, changes)
+    await steps.record(session, step, changes)
     for annotation, _, after in changes:
         words, listed = search.words(annotation), annotation.listed
         for name, value in after.items():
@@ -128,10 +128,10 @@ async def _apply(session: AsyncSession, step: Step, changes: Sequence[tuple[Anno
     await session.flush()
     await search.take(session, taken)
     await search.put(session, put)
-    await count(session, deltas)
+    await keep_counts(session, deltas)
 
 
-async def count(session: AsyncSession, deltas: Sequence[tuple[Annotation, int]]) -> None:
+async def keep_counts(session: AsyncSession, deltas: Sequence[tuple[Annotation, int]]) -> None:
     """Keep the counts with what is listed."""
     sums: dict[tuple[str, str], int] = {}
     for annotation, delta in deltas:
@@ -143,7 +143,7 @@ async def count(session: AsyncSession, deltas: Sequence[tuple[Annotation, int]])
 
 
 def _listed(annotation: Annotation) -> bool:
-    return annotation.deleted_at is None and choices.best(annotation.verdict, replies(annotation)) is not None
+    return annotation.deleted_at is None and choices.counts(annotation.mode, annotation.verdict, replies(annotation))
 
 
 def _changed(annotation: Annotation, fields: Fields) -> tuple[Fields, Fields]:

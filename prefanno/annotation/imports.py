@@ -1,5 +1,6 @@
 """Files → annotations, through an exporter's reader, in one transaction: all rows of all files or none."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from prefanno.rows import Exporter, Mode, Row
 
 @dataclass(frozen=True)
 class Imported:
-    """How many rows were added, and how many were left out because they were there already, word for word."""
+    """How many rows were added, and how many left out because they were there already, or twice, word for word."""
 
     added: int
     duplicates: int
@@ -59,6 +60,8 @@ def _fault(row: Row) -> str | None:
     """What keeps the row from being stored: a file may hold anything."""
     if row.mode not in get_args(Mode):
         return f"mode must be one of {', '.join(get_args(Mode))}, not {row.mode!r}"
+    if not (math.isfinite(row.weight) and row.weight > 0):
+        return f"weight must be a number above 0, not {row.weight}"
     if row.chosen is None and (row.mode == "multi" or row.rejected is None):
         return "there is no reply to learn from"
     required: dict[str, object] = {"human_input": row.human_input}

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -31,6 +31,7 @@ Work = Callable[[AsyncSession], Awaitable[T]]
 
 GROUP = 256  # requests in one commit; more would only make the first one wait longer
 DURABILITY = "FULL"  # a WAL sync for each commit, before its answers; NORMAL would lose the last in a power cut
+FAULTS_OF_A_REQUEST = (IntegrityError, ProgrammingError, DataError, InterfaceError)
 BUSY_TIMEOUT_S = 5.0  # for another program's lock, such as a backup tool's; prefanno itself never waits for one
 
 
@@ -68,6 +69,7 @@ class Database:
     async def write(self, work: Work[T]) -> T:
         """Run `work(session)` in the writer's next transaction; return its result once that is on the disk.
 
+        A row that `work` returns may have been changed since by others in the same transaction; values have not.
         Raises what `work` raises (its changes are then undone), StorageFull or DatabaseUnavailable.
         """
         if self._closed:
@@ -140,7 +142,7 @@ async def _attempt(session: AsyncSession, work: Work[Any]) -> Any:
         async with session.begin_nested():
             return await work(session)
     except Exception as error:
-        if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
+        if isinstance(error, DBAPIError) and not isinstance(error, FAULTS_OF_A_REQUEST):
             raise  # the disk or the file is at fault, not the request: the whole group fails
         return error
 

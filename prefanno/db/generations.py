@@ -69,7 +69,7 @@ async def remove(session: AsyncSession, numbers: Sequence[int]) -> set[int]:
 
 
 async def _is_free(session: AsyncSession, number: int) -> bool:
-    """Whether no choice and no later turn needs it."""
+    """Whether no choice names it and no later turn goes on from it."""
     choice = select(Annotation.id).where(Annotation.generation_id == number)
     later = select(Generation.id).where(Generation.parent_id == number)
     return (await session.execute(choice.union_all(later).limit(1))).first() is None

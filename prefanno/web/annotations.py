@@ -7,8 +7,7 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import choices, dataset, history
-from prefanno.db import annotations, characters
-from prefanno.db import history as events
+from prefanno.db import annotations, characters, steps
 from prefanno.db.annotations import Filters
 from prefanno.db.models import Annotation, Event, Step
 from prefanno.keys import LOOP
@@ -70,7 +69,7 @@ async def show_history(request: web.Request) -> web.Response:
     annotation_id = number(request)
     async with request.app[LOOP].database.read() as session:
         await annotations.get(session, annotation_id)
-        happened = await events.of_annotation(session, annotation_id)
+        happened = await steps.of_annotation(session, annotation_id)
     return done("历史", {"events": [_event(event, step) for event, step in happened]})
 
 

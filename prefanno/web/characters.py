@@ -60,7 +60,7 @@ async def edit(request: web.Request, body: dict[str, Any]) -> web.Response:
     answer=answers.OneCharacter,
     failures=(404, 409, 503, 507),
 )
-async def choose(request: web.Request, _body: dict[str, Any]) -> web.Response:
+async def select(request: web.Request, _body: dict[str, Any]) -> web.Response:
     """Requests that name no character mean this one from now on."""
     settings = request.app[LOOP].settings
 

@@ -16,10 +16,10 @@ from marshmallow import Schema
 
 from prefanno.errors import NotFound
 from prefanno.web import body as bodies
+from prefanno.web.fields import MAX_DIGITS
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SPEC = "__endpoint__"
-MAX_DIGITS = 18  # of an id: less than 2^63
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from prefanno import text
 
-MAX_DIGITS = 9
+MAX_DIGITS = 18  # less than 2^63
 
 
 class StrictSchema(Schema):

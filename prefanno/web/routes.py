@@ -27,7 +27,7 @@ ROUTES = [
     web.get("/api/characters", characters.show),
     web.post("/api/characters", characters.create),
     web.post("/api/characters/{slug}/edit", characters.edit),
-    web.post("/api/characters/{slug}/select", characters.choose),
+    web.post("/api/characters/{slug}/select", characters.select),
     web.post("/api/train/start", training.start),
     web.post("/api/train/stop", training.stop),
     web.get("/api/train/status", training.status),

@@ -172,8 +172,8 @@ class ReplySchema(StrictSchema):
 
     content = Text(required=True)
     thinking = Text(load_default=None, allow_none=True)
-    rank = Whole(load_default=None, allow_none=True, validate=between(1, 100))
-    candidate = Whole(load_default=None, allow_none=True, validate=between(1, 100))
+    rank = Whole(load_default=None, allow_none=True, validate=between(1, 10))
+    candidate = Whole(load_default=None, allow_none=True, validate=between(1, 10))
 
 
 class ChangeSchema(StrictSchema):
@@ -194,7 +194,7 @@ class EditSchema(ChangeSchema):
     verdict = Text(validate=one_of(*VERDICTS))
     replies = fields.List(
         fields.Nested(ReplySchema, error_messages=REQUIRED),
-        validate=validate.Length(min=1, max=100, error="必须有 {min} 到 {max} 个"),
+        validate=validate.Length(min=1, max=10, error="必须有 {min} 到 {max} 个"),
         error_messages=LIST,
     )
     reasons = reasons()

@@ -312,7 +312,9 @@ def _whole(one: Fields) -> list[Message]:
 
 
 def _listed(one: Fields) -> bool:
-    return not one["deleted"] and _best(one) is not None
+    """Not deleted, and of use in its dataset: a conversation that can go on, or a reply that is better than another."""
+    better = one["mode"] == "multi" or (one["verdict"] != "good" and any((a["rank"] or 0) > 1 for a in one["replies"]))
+    return not one["deleted"] and _best(one) is not None and better
 
 
 def _best(one: Fields) -> Fields | None:

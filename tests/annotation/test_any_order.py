@@ -26,8 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import conversations, dataset, history, imports
 from prefanno.annotation.export import export
-from prefanno.db import annotations, characters, file, search, upgrade
-from prefanno.db import history as steps
+from prefanno.db import annotations, characters, file, search, steps, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database, Work
 from prefanno.db.models import Annotation, Candidate, Event, Generation, Step

@@ -93,10 +93,12 @@ def _restored(now: Table, then: Table) -> bool:
 
 
 async def _assert_consistent(database: Database, of: str, now: Table) -> None:
-    """What is listed is what has a best reply and is not deleted; the counts count just that; so does a filter."""
+    """What is listed is not deleted and of use in its dataset; the counts count just that; a filter finds all."""
     for row in now.values():
-        ranked = any(reply["rank"] is not None for reply in row["replies"])
-        assert row["listed"] == (not row["deleted"] and ranked and row["verdict"] not in ("bad", "skip"))
+        ranks = {reply["rank"] for reply in row["replies"] if reply["rank"] is not None}
+        needed = 1 if row["mode"] == "multi" else 2
+        useful = row["verdict"] not in ("bad", "skip") and len(ranks) >= needed
+        assert row["listed"] == (not row["deleted"] and useful)
     async with database.read() as session:
         counted = await annotations.counts(session, of)
         shown = await annotations.ids(session, Filters(of))

@@ -36,7 +36,7 @@ EDITS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (
         {
             "replies": [
-                {"content": "我叫离~", "rank": 1, "candidate": 1, "thinking": "嗯"},
+                {"content": "我叫离~", "rank": 1, "thinking": "嗯"},
                 {"content": "不", "rank": 2},
             ]
         },
@@ -44,7 +44,7 @@ EDITS: list[tuple[dict[str, Any], dict[str, Any]]] = [
             "chosen_thinking": "嗯",
             "rejected": "不",
             "replies": [
-                {"content": "我叫离~", "thinking": "嗯", "rank": 1, "candidate": 1},
+                {"content": "我叫离~", "thinking": "嗯", "rank": 1, "candidate": None},
                 {"content": "不", "thinking": None, "rank": 2, "candidate": None},
             ],
         },

@@ -84,7 +84,7 @@ async def test_each_verdict_from_candidates_to_export(standing: Client, tmp_path
     await standing.post("/api/characters", json={"slug": slug, "name": "Mia"})
     choice, turn = case.choice, await generated(standing, mode=mode, character=slug)
     data = await chosen(standing, turn["generation_id"], **choice)
-    listed = choice["verdict"] not in ("bad", "skip")
+    listed = case.rows[mode][1 if mode == "multi" else 0] > 0
     assert (data["pairs"], data["unpaired"], data["total"]) == (*case.follow, int(listed))
     annotation = await one(standing, data["id"])
     about = {"verdict": choice["verdict"], "mode": mode, "human_input": "你是谁？", "system_prompt": "你是离。"}
