@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, func, select, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import engine, runs
@@ -103,6 +103,20 @@ async def test_a_broken_constraint_is_the_fault_of_one_request(database: Databas
 
     results = await asyncio.gather(*(database.write(work) for work in (_add, nobody, _add)), return_exceptions=True)
     assert [type(result) for result in results] == [int, IntegrityError, int]
+    assert await _count(database) == 2
+
+
+async def test_a_bug_in_one_request_is_its_own(database: Database) -> None:
+    """A value that the database cannot take fails the request that gave it, and no other."""
+
+    async def nonsense(session: AsyncSession) -> None:
+        await session.execute(text("SELECT :value"), {"value": object()})
+
+    results = await asyncio.gather(*(database.write(work) for work in (_add, nonsense, _add)), return_exceptions=True)
+    assert [type(result) for result in results] in (
+        [int, InterfaceError, int],
+        [int, ProgrammingError, int],
+    )
     assert await _count(database) == 2
 
 

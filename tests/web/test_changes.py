@@ -95,6 +95,7 @@ async def test_an_edit_changes_what_it_names_and_nothing_else(
             {"replies.0.rank"} | {"replies.1.rank"},
         ),
         ({"replies": [{"content": "好", "rank": 1, "weight": 1}]}, {"replies.0.weight"}),
+        ({"replies": [{"content": "好", "rank": 1, "candidate": 3}, {"content": "不", "rank": 2}]}, {"replies"}),
         ({"context": [{"role": "user", "content": "在吗"}]}, {"context"}),
         ({"mode": "multi", "character": "li", "id": 2}, {"mode", "character", "id"}),
         *[({"verdict": verdict}, {"replies"}) for verdict in ("good", "bad", "skip")],
