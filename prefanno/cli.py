@@ -127,7 +127,7 @@ def db_restore(source: Path) -> None:
 
 
 @cli.command()
-@click.argument("ids", nargs=-1, type=click.IntRange(min=1))
+@click.argument("ids", nargs=-1, type=click.IntRange(1, 10**18 - 1))
 @click.option("--deleted", is_flag=True, help="All annotations of the character that are deleted.")
 @click.option("--character", help="A character's slug; default: the current one.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -17,6 +17,7 @@ PrefannoError
 │   ├── GenerationCancelled
 │   ├── EngineFailed
 │   └── DatabaseUnavailable
+│       └── DatabaseDamaged
 ├── StorageFull           the disk is full; nothing was stored
 ├── HomeInUse             another process owns this home
 └── InvalidSetting        the operator's configuration is wrong
@@ -145,6 +146,13 @@ class DatabaseUnavailable(Unavailable):
 
     english = "the database cannot serve now"
     detail = "数据库暂时不可用，请稍后重试"
+
+
+class DatabaseDamaged(DatabaseUnavailable):
+    """The database's file is not what was written."""
+
+    english = "the database is damaged; restore a backup (prefanno db restore)"
+    detail = "数据库已损坏，请用 prefanno db restore 恢复备份"
 
 
 class StorageFull(PrefannoError):

@@ -16,7 +16,7 @@ def owned(settings: Settings) -> Iterator[None]:
     lock = FileLock(settings.data / ".lock", timeout=0)
     try:
         for folder in (settings.data, settings.outputs, settings.runs):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what a person writes is nobody else's
         lock.acquire()
     except Timeout:
         raise HomeInUse(

@@ -8,7 +8,7 @@ import click
 
 from prefanno.annotation import erasing
 from prefanno.app import opened
-from prefanno.db import annotations, characters, file
+from prefanno.db import annotations, backup, characters, file
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.errors import NoTraining
@@ -45,6 +45,7 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
                 filters = Filters((await characters.get(session, slug)).slug, deleted=True)
                 numbers = list(await annotations.ids(session, filters))
         if not numbers:
+            file.rewrite(settings.database)  # an erasing before this one may have been killed
             print("nothing is deleted")
             return
         if ask:
@@ -52,6 +53,8 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
             click.confirm(question, abort=True)
         erased = await database.write(lambda session: erasing.erase(session, numbers))
     file.rewrite(settings.database)  # else their words would lie in it until something is written over them
+    for folder in (settings.data, settings.data / backup.FOLDER):
+        backup.clear(folder)
     print(
         f"erased {erased.annotations} annotations, {erased.events} events of their history, {erased.generations} "
         f"generations with their candidates; {erased.kept} generations stay: later turns or other choices need them\n"

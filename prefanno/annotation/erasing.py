@@ -26,13 +26,27 @@ async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
     erased = events_erased = 0
     async for part in annotations.parts(session, numbers):
         turns += [annotation.generation_id for annotation in part if annotation.generation_id is not None]
-        turns += await generations.of_texts(session, [one for one in part if one.generation_id is None])
+        turns += await generations.of_texts(session, await _texts(session, part))
         events_erased += await _erase_part(session, part)
         erased += len(part)
     await steps.forget_empty_steps(session)
     removed = await generations.remove(session, turns)
     await session.execute(search.MERGE)  # until its parts are merged, the index holds tokens of what was taken out
     return Erased(erased, events_erased, len(removed), len(set(turns) - removed))
+
+
+async def _texts(session: AsyncSession, part: Sequence[Annotation]) -> list[generations.Texts]:
+    """What annotations that came as texts say and said: whose, the questions, the replies."""
+    found = {
+        one.id: (one.character, {one.human_input}, {reply["content"] for reply in one.replies})
+        for one in part
+        if one.generation_id is None
+    }
+    for number, before in await steps.replaced(session, list(found)):
+        _, questions, contents = found[number]
+        questions |= {before["human_input"]} if "human_input" in before else set()
+        contents |= {reply["content"] for reply in before.get("replies", [])}
+    return list(found.values())
 
 
 async def _erase_part(session: AsyncSession, found: Sequence[Annotation]) -> int:

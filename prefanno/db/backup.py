@@ -5,6 +5,7 @@ up what it replaces; what is too damaged for that is kept as it is.
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 import sqlite3
@@ -13,9 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefanno.db.file import HEAD, Contents, contents, explain, reading, verify
-from prefanno.errors import DatabaseUnavailable
+from prefanno.db.models import Base
+from prefanno.errors import DatabaseDamaged, DatabaseUnavailable
 
 FOLDER = "backups"  # beside the database
+PARTIAL = ".partial"  # ends the name of a file that is being written
+FIRST = "0001"
+FIRST_TABLES = {"annotations", "candidates", "characters", "generations", "runs"}  # of every schema
 
 
 def place(database: Path, why: str = "") -> Path:
@@ -31,6 +36,8 @@ def back_up(database: Path, target: Path) -> Contents:
     """
     if target.exists():
         raise DatabaseUnavailable(f"{target} is there already; name another file")
+    if target.name in {f"{database.name}-{kind}" for kind in ("wal", "shm", "journal")}:
+        raise DatabaseUnavailable(f"SQLite takes {target.name} for a part of the database; name another file")
     if not database.exists():
         raise DatabaseUnavailable(f"there is no database {database} yet")
     with _new(target) as temporary:
@@ -45,14 +52,23 @@ def restore(backup: Path, database: Path) -> tuple[Contents, Path | None]:
     somebody uses the database; StorageFull. The database is then what it was.
     """
     found = verify(backup)
-    if found.revision is None:
-        raise DatabaseUnavailable(f"{backup} is no database of prefanno's")
-    if found.revision > HEAD:
-        raise DatabaseUnavailable(f"{backup} was written by a newer prefanno; upgrade prefanno")
+    _check_ours(backup, found)
     with _new(database) as temporary:
         _copy(backup, temporary)
         replaced = _keep(database)
     return found, replaced
+
+
+def _check_ours(backup: Path, found: Contents) -> None:
+    """Refuse what would be restored and could then not serve."""
+    revision = found.revision or ""
+    if revision.isdigit() and revision > HEAD:
+        raise DatabaseUnavailable(f"{backup} was written by a newer prefanno; upgrade prefanno")
+    needed = set(Base.metadata.tables) if revision == HEAD else FIRST_TABLES
+    with reading(backup) as connection:
+        foreign = connection.execute("SELECT name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchone()
+    if not (revision.isdigit() and revision >= FIRST) or foreign or needed - set(found.rows):
+        raise DatabaseUnavailable(f"{backup} is no database of prefanno's")
 
 
 def _copy(source: Path, target: Path) -> Contents:
@@ -70,10 +86,12 @@ def _copy(source: Path, target: Path) -> Contents:
 
 def _keep(database: Path) -> Path | None:
     """Keep what will be replaced, and see to it that no log of its is applied to what comes in its place."""
+    if not database.exists():
+        return _keep_damaged(database)
     kept = place(database, "before-restore")
     try:
         back_up(database, kept)
-    except DatabaseUnavailable:
+    except DatabaseDamaged:
         return _keep_damaged(database)
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=1.0)) as connection:
@@ -95,20 +113,36 @@ def _keep_damaged(database: Path) -> Path | None:
     return kept if kept.exists() else None
 
 
+def clear(folder: Path) -> None:
+    """Remove what killed commands left half written in this folder: nobody holds its lock any more."""
+    for left in folder.glob(f".*{PARTIAL}"):
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), left.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(left)
+
+
 @contextlib.contextmanager
 def _new(path: Path) -> Iterator[Path]:
     """A file that gets its name only when the block has ended well and its bytes are on the disk."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _sync(temporary)
-        temporary.replace(path)
+        clear(path.parent)
+        with temporary.open("x") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed: that says that somebody still writes it
+            yield temporary
+            os.fsync(lock.fileno())
+            temporary.replace(path)
         _sync(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise explain(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(partial: Path) -> None:
+    for ending in ("", "-journal", "-wal", "-shm"):
+        partial.with_name(partial.name + ending).unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

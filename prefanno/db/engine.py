@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import event
+from sqlalchemy import URL, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -46,7 +46,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self._read_engine = _engine(path, "sqlite+aiosqlite", begin="BEGIN", pragmas=("query_only=ON",))
-        durable = ("journal_mode=WAL", f"synchronous={DURABILITY}")
+        durable = ("journal_mode=WAL", f"synchronous={DURABILITY}", "secure_delete=ON")
         self._write_engine = _engine(path, direct.DRIVER, begin="BEGIN IMMEDIATE", pragmas=durable)
         self._loop = asyncio.get_running_loop()
         self._asked: list[_Request] = []  # in this step of the loop
@@ -171,7 +171,7 @@ def _engine(path: Path, driver: str, begin: str, pragmas: tuple[str, ...]) -> As
     # sqlite3 would begin transactions by itself, late and deferred; isolation_level=None leaves that to the event
     # below.
     engine = create_async_engine(
-        f"{driver}:///{path}",
+        URL.create(driver, database=str(path)),  # not as text: a path may hold `?` and `%`
         connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
         json_serializer=partial(json.dumps, ensure_ascii=False),  # Chinese as it is, at half the size
     )

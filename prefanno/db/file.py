@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefanno.errors import DatabaseUnavailable, PrefannoError, StorageFull
+from prefanno.errors import DatabaseDamaged, DatabaseUnavailable, PrefannoError, StorageFull
 
 HEAD = "0002"  # the newest of the numbers in migrations/versions; tests/db/test_upgrade.py holds it to that
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 TABLES = (
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name != 'alembic_version'"
     " AND name NOT LIKE 'annotation_search%' ORDER BY name"
@@ -32,21 +33,21 @@ def revision(path: Path) -> str | None:
 
 
 def verify(path: Path) -> Contents:
-    """Read every page and every reference. Raises DatabaseUnavailable, saying what is damaged."""
+    """Read every page and every reference. Raises DatabaseDamaged, saying what is; DatabaseUnavailable, StorageFull."""
     with reading(path) as connection:
         connection.execute("BEGIN")
         (fault,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
         if fault != "ok":
-            raise DatabaseUnavailable(f"{path} is damaged: {fault}. Restore a backup: prefanno db restore")
+            raise DatabaseDamaged(f"{path} is damaged: {fault}. Restore a backup: prefanno db restore")
         if broken := connection.execute("PRAGMA foreign_key_check").fetchone():
-            raise DatabaseUnavailable(f"{path} is damaged: row {broken[1]} of {broken[0]} refers to a missing row")
+            raise DatabaseDamaged(f"{path} is damaged: row {broken[1]} of {broken[0]} refers to a missing row")
         return contents(connection)
 
 
 def contents(connection: sqlite3.Connection) -> Contents:
     """What the connection's snapshot holds."""
-    tables = [name for (name,) in connection.execute(TABLES)]
-    counted = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608 - its own names
+    tables = [name.replace('"', '""') for (name,) in connection.execute(TABLES)]
+    counted = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608
     return Contents(_revision(connection), counted)
 
 
@@ -65,21 +66,25 @@ def rewrite(path: Path) -> None:
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (busy, *_) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
         raise explain(path, error) from error
+    if busy:
+        raise DatabaseUnavailable(f"another program reads {path}, which keeps what was removed; end it and try again")
 
 
 def explain(path: Path, error: Exception) -> PrefannoError:
     """What an error of SQLite or of alembic means for who has this file."""
-    cause = str(getattr(error, "orig", error))
+    error = getattr(error, "orig", error)
+    cause = str(error)
     if "disk is full" in cause or "No space left" in cause:
         return StorageFull()
-    return DatabaseUnavailable(f"cannot use the database {path}: {cause}. Restore a backup, or move the file away")
+    kind = DatabaseDamaged if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE else DatabaseUnavailable
+    return kind(f"cannot use the database {path}: {cause}. Restore a backup, or move the file away")
 
 
 def _revision(connection: sqlite3.Connection) -> str | None:
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
         return None
     row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    return row[0] if row else None
+    return str(row[0]) if row else None

@@ -9,6 +9,8 @@ from sqlalchemy.orm import aliased
 from prefanno.db.models import Annotation, Candidate, Generation
 from prefanno.errors import NotFound
 
+Texts = tuple[str, set[str], set[str]]  # whose, questions, replies
+PART = 500  # rows named in one statement
 RECENT = 200  # generations back; a choice follows its generation within minutes
 
 THINKING = (  # built once: every add asks this
@@ -41,15 +43,20 @@ async def thinking_of(session: AsyncSession, character: str, contents: Collectio
     return {content: thinking for content, thinking in newest.items() if thinking}
 
 
-async def of_texts(session: AsyncSession, annotations: Collection[Annotation]) -> set[int]:
-    """The generations that these annotations, which came as texts, were chosen from: message and a reply are theirs."""
-    said = {(one.character, one.human_input, reply["content"]) for one in annotations for reply in one.replies}
-    query = (
-        select(Generation.id, Generation.character, Generation.message, Candidate.content)
-        .join(Candidate, Candidate.generation_id == Generation.id)
-        .where(Generation.message.in_({message for _, message, _ in said}))
-    )
-    return {number for number, *words in await session.execute(query) if tuple(words) in said}
+async def of_texts(session: AsyncSession, texts: Sequence[Texts]) -> set[int]:
+    """The generations of these characters that have one of the questions and one of the replies beside it."""
+    questions = sorted({question for _, asked, _ in texts for question in asked})
+    found: set[int] = set()
+    for start in range(0, len(questions), PART):
+        query = (
+            select(Generation.id, Generation.character, Generation.message, Candidate.content)
+            .join(Candidate, Candidate.generation_id == Generation.id)
+            .where(Generation.message.in_(questions[start : start + PART]))
+        )
+        for number, character, message, content in await session.execute(query):
+            if any(whose == character and message in asked and content in said for whose, asked, said in texts):
+                found.add(number)
+    return found
 
 
 async def remove(session: AsyncSession, numbers: Sequence[int]) -> set[int]:

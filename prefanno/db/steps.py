@@ -57,6 +57,12 @@ async def of_annotation(session: AsyncSession, annotation: int) -> Sequence[tupl
     return (await session.execute(query.where(Event.annotation_id == annotation).order_by(Event.id))).all()
 
 
+async def replaced(session: AsyncSession, numbers: Sequence[int]) -> Sequence[tuple[int, Fields]]:
+    """What each change of these annotations replaced."""
+    query = select(Event.annotation_id, Event.before).where(Event.annotation_id.in_(numbers))
+    return (await session.execute(query)).all()
+
+
 async def forget(session: AsyncSession, numbers: Sequence[int]) -> int:
     """Remove what happened to these annotations; return how many events. `forget_empty_steps` comes afterwards."""
     gone = await session.execute(delete(Event).where(Event.annotation_id.in_(numbers)).returning(Event.id))

@@ -48,8 +48,9 @@ def upgrade(path: Path) -> Upgraded | None:
 def config(path: Path) -> "Config":
     """The alembic configuration for this file."""
     from alembic.config import Config
+    from sqlalchemy import URL
 
     configuration = Config()
     configuration.set_main_option("script_location", str(files("prefanno.migrations")))
-    configuration.attributes["url"] = f"sqlite:///{path}"
+    configuration.attributes["url"] = URL.create("sqlite", database=str(path))
     return configuration

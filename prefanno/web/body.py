@@ -26,7 +26,7 @@ async def read(request: web.Request, schema: Schema, required: bool) -> Any:
     """
     try:
         raw = await request.read()
-    except (HttpProcessingError, web.RequestPayloadError):
+    except (HttpProcessingError, web.RequestPayloadError, ConnectionError):
         raise InvalidInput({BODY: ["无法读取：内容与 Content-Encoding 或长度不符"]}) from None
     if not raw and not required:
         return validated(schema, {})

@@ -4,6 +4,7 @@ Strict: unknown fields are refused, no "4" for 4, no 1 for true, no 4.0 for an i
 """
 
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from marshmallow import RAISE, Schema, ValidationError, fields, validate
 
 from prefanno import text
 
+TIME = re.compile(r"[0-9WT:., +Z-]{8,40}", re.ASCII)
 MAX_DIGITS = 18  # less than 2^63
 
 
@@ -103,7 +105,7 @@ class Time(fields.String):
     default_error_messages = {**REQUIRED, "invalid": "必须是 ISO 8601 时间，例如 2026-01-27T12:00:00Z"}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or not TIME.fullmatch(value):
             raise self.make_error("invalid")
         try:
             moment = datetime.fromisoformat(value)

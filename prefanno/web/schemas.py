@@ -11,6 +11,7 @@ from prefanno.annotation.choices import VERDICTS
 from prefanno.db.search import LONGEST, SHORTEST
 from prefanno.generation.config import GenerationConfig
 from prefanno.web.fields import (
+    MAX_DIGITS,
     REQUIRED,
     Number,
     QueryTruth,
@@ -26,7 +27,7 @@ from prefanno.web.fields import (
 )
 
 MAX_SEED = 2**31 - 1
-MAX_ID = 10**18 - 1
+MAX_ID = 10**MAX_DIGITS - 1
 MODES = ("single", "multi")
 LIST: dict[str, Any] = {"invalid": "必须是数组", "null": "不能为 null"}
 SOME = validate.Length(min=1, error="不能为空")
@@ -39,7 +40,7 @@ class Id(Text):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         digits = super()._deserialize(value, attr, data, **kwargs)
-        if not (digits.isascii() and digits.isdigit() and int(digits[:20]) <= MAX_ID):
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
             raise ValidationError("必须是数字组成的字符串")
         return int(digits)
 

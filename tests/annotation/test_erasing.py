@@ -255,3 +255,15 @@ async def test_an_erased_row_can_be_imported_again(database: Database) -> None:
     (again,) = await add(database, "Hi")
     assert again > gone
     assert await _found(database, "Hi") == [again]
+
+
+async def test_what_came_as_texts_takes_its_generation_along(database: Database) -> None:
+    """A client that sent texts chose among candidates, too; they go, also where its question was edited since."""
+    (number,) = await add(database, "Who are you?")
+    await edit(database, number, human_input="Who is it?")
+    mine = await turn(database, "Who are you?", str(SINGLE.chosen), "b", mode="single")
+    await turn(database, "Who are you?", "something else", mode="single")
+    assert (await _erase(database, number)).generations == 1
+    async with database.read() as session:
+        left = (await session.scalars(select(Generation.id))).all()
+    assert left == [mine + 1]

@@ -1,6 +1,7 @@
 """Backups: taken while others write, verified, restored, and nothing lost on the way."""
 
 import contextlib
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ from prefanno.settings import Settings
 from tests.annotation.test_dataset import SINGLE
 
 SCHEMA = (file.HEAD, {"characters": 1, "counts": 2})  # of a new database: its revision and its rows
+
+
+SPOILED = {
+    "newer": "UPDATE alembic_version SET version_num = '9999'",
+    "older than all": "UPDATE alembic_version SET version_num = '0000'",
+    "no revision": "DELETE FROM alembic_version",
+    "no word": "UPDATE alembic_version SET version_num = 'head'",
+    "a table less": "DROP TABLE counts",
+    "a trigger": "CREATE TRIGGER spoil AFTER INSERT ON annotations BEGIN DELETE FROM annotations; END",
+    "a view": "CREATE VIEW spoil AS SELECT 1",
+}
 
 
 @pytest.fixture
@@ -169,9 +181,9 @@ def test_restoring_where_there_is_nothing(path: Path, tmp_path: Path) -> None:
     assert file.verify(fresh) == file.verify(path)
 
 
-@pytest.mark.parametrize("fault", ["none of prefanno's", "newer", "damaged", "no database"])
+@pytest.mark.parametrize("fault", [*SPOILED, "damaged", "no database"])
 def test_a_bad_backup_is_refused_and_nothing_is_touched(path: Path, tmp_path: Path, fault: str) -> None:
-    """A file that is damaged, newer, empty or something else is refused; the database stays, byte for byte."""
+    """A file that is damaged, newer, or could not serve is refused; the database stays, byte for byte."""
     bad = tmp_path / "bad.db"
     backup.back_up(path, bad)
     if fault == "damaged":
@@ -179,10 +191,8 @@ def test_a_bad_backup_is_refused_and_nothing_is_touched(path: Path, tmp_path: Pa
     elif fault == "no database":
         bad.write_text("my diary " * 1000)
     else:
-        revision = "'9999'" if fault == "newer" else "NULL"
         with _open(bad) as connection:
-            connection.execute("DELETE FROM alembic_version")
-            connection.execute(f"INSERT INTO alembic_version SELECT {revision} WHERE {revision} NOT NULL")
+            connection.execute(SPOILED[fault])
     before = path.read_bytes()
     with pytest.raises(DatabaseUnavailable):
         backup.restore(bad, path)
@@ -201,3 +211,61 @@ def test_a_database_in_use_is_not_replaced(path: Path) -> None:
         with pytest.raises(DatabaseUnavailable, match="somebody uses"):
             backup.restore(old, path)
     assert _name(path) == "in use"
+
+
+def test_a_locked_database_is_not_called_damaged(path: Path) -> None:
+    """Where another program locks the database, restoring is refused, and nothing is moved aside."""
+    old = backup.place(path)
+    backup.back_up(path, old)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("UPDATE characters SET name = 'locked'")
+        connection.execute("COMMIT")
+        with pytest.raises(DatabaseUnavailable, match="locked"):
+            backup.restore(old, path)
+    assert _name(path) == "locked" and not any("damaged" in name for name in _files(path.parent / backup.FOLDER))
+
+
+@pytest.mark.parametrize("name", ["prefanno.db-wal", "prefanno.db-journal", "prefanno.db-shm"])
+def test_a_backup_does_not_take_the_name_of_a_part(path: Path, name: str) -> None:
+    """A file that SQLite would take for a part of the database is refused."""
+    with pytest.raises(DatabaseUnavailable, match="name another file"):
+        backup.back_up(path, path.with_name(name))
+    assert _files(path.parent) == {"prefanno.db"}
+
+
+def test_what_killed_commands_left_is_cleared(path: Path, tmp_path: Path) -> None:
+    """Half-written files go with the next backup into the folder; one that is being written stays."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    for name in (".a.db-0000.partial", ".a.db-0000.partial-journal", ".b.db-0000.partial"):
+        (folder / name).write_text("half")
+    with (folder / ".b.db-0000.partial").open() as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        backup.back_up(path, folder / "c.db")
+        assert _files(folder) == {".b.db-0000.partial", "c.db"}
+
+
+@pytest.mark.parametrize("name", ["what?", "100%20", "a b", "x?1", "#1"])
+async def test_any_folder_can_be_a_home(tmp_path: Path, name: str) -> None:
+    """A path with `?` or `%` in it is that path: the file is there, and holds what is stored."""
+    file_path = tmp_path / name / "prefanno.db"
+    file_path.parent.mkdir()
+    upgrade.upgrade(file_path)
+    async with Database.open(file_path) as database:
+        await database.write(lambda session: dataset.add(session, "li", SINGLE))
+    assert file.verify(file_path).rows["annotations"] == 1 and _files(tmp_path) == {name}
+    assert backup.back_up(file_path, tmp_path / name / "backup.db").rows["annotations"] == 1
+
+
+def test_what_a_reader_keeps_is_not_said_to_be_gone(path: Path) -> None:
+    """While another program still reads the old state, writing the file anew says so; afterwards it succeeds."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("PRAGMA journal_mode=WAL")
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM characters").fetchall()
+        with pytest.raises(DatabaseUnavailable, match="another program reads"):
+            file.rewrite(path)
+        reader.execute("COMMIT")
+        file.rewrite(path)
