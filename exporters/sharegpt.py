@@ -224,7 +224,7 @@ def _row(entry: Any) -> Row:
         rejected=rejected_text,
         rejected_thinking=rejected_thinking,
         created_at=_time(entry.get("created_at")),
-        weight=float(entry.get("weight", 1)),
+        weight=_weight(entry.get("weight", 1)),
     )
 
 
@@ -233,6 +233,8 @@ def _sides(entry: Any, turns: list[dict[str, str]]) -> tuple[Any, Any]:
     reply = entry["chosen"] if "chosen" in entry else turns.pop()
     if reply["from"] != "gpt":
         raise ValueError("the chosen reply must come from gpt")
+    if type(entry.get("kto_tag", True)) is not bool:
+        raise ValueError("kto_tag must be true or false")
     rejected = entry.get("rejected")
     if rejected is not None and rejected["from"] != "gpt":
         raise ValueError("the rejected reply must come from gpt")
@@ -258,7 +260,16 @@ def _reply(entry: dict[str, Any], side: str, value: str) -> tuple[str, str | Non
     return (found[2], found[1]) if found else (value, None)
 
 
+def _weight(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"weight must be a number above 0, not {value!r}")
+    return float(value)
+
+
 def _time(text: str | None) -> datetime:
     """UTC without a zone, as the tables hold it; a time without a zone is taken for UTC."""
-    moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
+    except (TypeError, ValueError):
+        raise ValueError(f"created_at must be a time in ISO 8601, not {text!r}") from None
     return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment

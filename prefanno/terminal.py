@@ -48,6 +48,9 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
             file.rewrite(settings.database)  # an erasing before this one may have been killed
             print("nothing is deleted")
             return
+        async with database.read() as session:
+            async for _ in annotations.parts(session, numbers):
+                pass  # all of them are there, else it says so before it asks
         if ask:
             question = f"Erase {len(numbers)} annotations for good, with their history and candidates?"
             click.confirm(question, abort=True)

@@ -13,6 +13,7 @@ The pairs of one choice share its weight, so that to a trainer which weights its
 as much as a best of two; InstructGPT does the same in its loss: 1/(K choose 2), Ouyang et al. 2022, equation 1.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -125,7 +126,8 @@ def check(verdict: str, replies: Sequence[Reply]) -> None:
         "skip": not judged,
     }
     if not fitting[verdict]:
-        raise InvalidInput({"replies": [f"名次 {ranks} 与 verdict={verdict} 不符，规则见文档 docs/choices.md"]})
+        shown = json.dumps(ranks)
+        raise InvalidInput({"replies": [f"名次 {shown} 与 verdict={verdict} 不符，规则见文档 docs/choices.md"]})
 
 
 NEEDS: Mapping[str, tuple[set[str], set[str]]] = {  # verdict: what it needs, what it may have
@@ -149,7 +151,8 @@ def _check_needs(verdict: str, said: Mapping[str, object]) -> None:
 
 def _check_known(field: str, ordinals: Sequence[int], known: Collection[int | None]) -> None:
     if unknown := [ordinal for ordinal in ordinals if ordinal not in known]:
-        raise InvalidInput({field: [f"没有候选 {unknown[0]}"]})
+        there = "、".join(str(ordinal) for ordinal in sorted(filter(None, known)))
+        raise InvalidInput({field: [f"没有候选 {unknown[0]}，可用：{there}"]})
     if len(set(ordinals)) < len(ordinals):
         raise InvalidInput({field: ["每个候选只能出现一次"]})
 

@@ -27,10 +27,11 @@ async def add(session: AsyncSession, character: str, row: Row) -> Annotation:
     return annotation
 
 
-async def choose(session: AsyncSession, generation: int, verdict: str, **said: Any) -> Annotation:
+async def choose(session: AsyncSession, generation: int, verdict: str, **said: Any) -> tuple[Annotation, bool]:
     """Store a choice among a generation's candidates; a second one takes the place of the first, as an edit of it.
 
-    `said` is what `choices.decide` takes, and reasons, note and annotator. Raises NotFound or InvalidInput.
+    Returns the annotation and whether it is another than before. `said` is what `choices.decide` takes, and reasons,
+    note and annotator. Raises NotFound or InvalidInput.
     """
     turn = await generations.get(session, generation)
     about = {name: said.pop(name) for name in ("reasons", "note", "annotator")}
@@ -40,11 +41,10 @@ async def choose(session: AsyncSession, generation: int, verdict: str, **said: A
     known = await annotations.of_generation(session, generation)
     if known is not None:
         fields = {"verdict": verdict, "replies": replies, **about, history.DELETED: False}
-        await history.change_one(session, "choose", known, fields, about["annotator"])
-        return known
+        return known, await history.change_one(session, "choose", known, fields, about["annotator"])
     annotation = _of_turn(turn, verdict, replies, about)
     await history.add(session, [annotation], "choose", about["annotator"])
-    return annotation
+    return annotation, True
 
 
 async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> Annotation:
@@ -58,7 +58,7 @@ async def edit(session: AsyncSession, number: int, fields: dict[str, Any]) -> An
     verdict = fields.get("verdict", annotation.verdict)
     replies = [Reply(**reply) for reply in fields.get("replies", annotation.replies)]
     choices.check(verdict, replies)
-    known = {reply["candidate"] for reply in annotation.replies}
+    known = {reply.candidate for reply in history.replies(annotation)}
     named = [reply.candidate for reply in replies if reply.candidate is not None]
     if not known.issuperset(named) or len(set(named)) < len(named):
         raise InvalidInput({"replies": ["candidate 只能是该标注已有的候选，且各出现一次"]})

@@ -65,13 +65,13 @@ async def change(
 
 async def change_one(
     session: AsyncSession, kind: str, annotation: Annotation, fields: Fields, annotator: str | None = None
-) -> None:
-    """Set fields of one annotation, as one step."""
+) -> bool:
+    """Set fields of one annotation, as one step; return whether there was anything to change."""
 
     async def alone() -> AsyncIterator[Sequence[Change]]:
         yield [(annotation, fields)]
 
-    await change(session, kind, alone(), annotator)
+    return bool(await change(session, kind, alone(), annotator))
 
 
 async def undo(session: AsyncSession, character: str) -> tuple[Step, int]:

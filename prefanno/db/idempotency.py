@@ -6,20 +6,21 @@ The answer is stored in the same transaction as the work, so either both are the
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db.models import IdempotencyKey
 from prefanno.errors import KeyReused
 
+ERASED = ""  # in place of a fingerprint
 Answer = dict[str, Any]
 Work = Callable[[AsyncSession], Awaitable[Answer]]
 
 
 async def forget(session: AsyncSession, numbers: Sequence[int]) -> None:
-    """Remove the answers about these annotations: they may hold their words."""
+    """Remove all but the keys of what was said of these annotations: a late retry shall not write it anew."""
     about = IdempotencyKey.answer["id"].as_integer()
-    await session.execute(delete(IdempotencyKey).where(about.in_(numbers)))
+    await session.execute(update(IdempotencyKey).where(about.in_(numbers)).values(fingerprint=ERASED, answer={}))
 
 
 def once(key: str, fingerprint: str, work: Work) -> Work:
@@ -31,6 +32,8 @@ def once(key: str, fingerprint: str, work: Work) -> Work:
             result = await work(session)
             session.add(IdempotencyKey(key=key, fingerprint=fingerprint, answer=result))
             return result
+        if known.fingerprint == ERASED:
+            raise KeyReused("what this Idempotency-Key stored was erased", "该 Idempotency-Key 存入的标注已被永久清除")
         if known.fingerprint != fingerprint:
             raise KeyReused
         return known.answer

@@ -1,5 +1,6 @@
 """Choices, and what can be done with them afterwards: read, search, edit, delete, restore, undo, redo."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -33,7 +34,7 @@ async def choose(request: web.Request, body: dict[str, Any]) -> web.Response:
     generation = body.pop("generation_id")
 
     async def work(session: AsyncSession) -> dict[str, Any]:
-        annotation = await dataset.choose(session, generation, **body)
+        annotation, changed = await dataset.choose(session, generation, **body)
         counts = await annotations.counts(session, annotation.character)
         replies = history.replies(annotation)
         return {
@@ -41,9 +42,11 @@ async def choose(request: web.Request, body: dict[str, Any]) -> web.Response:
             "pairs": len(choices.pairs(annotation.verdict, replies)),
             "unpaired": len(choices.unpaired(annotation.verdict, replies)),
             "total": counts[annotation.mode],
+            "changed": int(changed),
         }
 
-    return done("已记录选择", await written(request, work))
+    data = await written(request, work)
+    return done("已记录选择" if data["changed"] else "与现有选择相同，未作更改", data)
 
 
 @endpoint("Search annotations", query=SearchSchema, answer=answers.Found, failures=(503,))
@@ -88,14 +91,14 @@ async def edit(request: web.Request, body: dict[str, Any]) -> web.Response:
 async def delete(request: web.Request, body: dict[str, Any]) -> web.Response:
     """In one step, which can be undone; nothing is erased."""
     data = await written(request, lambda session: _set_deleted(session, body, deleted=True))
-    return done(f"已删除 {data['changed']} 条，可撤销", data)
+    return done(f"已删除 {data['changed']} 条，可撤销" if data["changed"] else "没有可删除的标注，未作更改", data)
 
 
 @endpoint("Restore annotations", body=BulkSchema, answer=answers.Changed, failures=(404, 409, 503, 507))
 async def restore(request: web.Request, body: dict[str, Any]) -> web.Response:
     """In one step, which can be undone."""
     data = await written(request, lambda session: _set_deleted(session, body, deleted=False))
-    return done(f"已恢复 {data['changed']} 条", data)
+    return done(f"已恢复 {data['changed']} 条" if data["changed"] else "没有可恢复的标注，未作更改", data)
 
 
 @endpoint(
@@ -103,14 +106,7 @@ async def restore(request: web.Request, body: dict[str, Any]) -> web.Response:
 )
 async def undo(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Take back the character's last step."""
-
-    async def work(session: AsyncSession) -> dict[str, Any]:
-        slug = (await characters.get(session, body["character"])).slug
-        step, changed = await history.undo(session, slug)
-        return {"kind": step.kind, "changed": changed}
-
-    data = await written(request, work)
-    return done(f"已撤销：{KINDS[data['kind']]} {data['changed']} 条", data)
+    return await _moved(request, body["character"], history.undo, "已撤销")
 
 
 @endpoint(
@@ -122,14 +118,21 @@ async def undo(request: web.Request, body: dict[str, Any]) -> web.Response:
 )
 async def redo(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Do again what was undone last."""
+    return await _moved(request, body["character"], history.redo, "已重做")
 
+
+async def _moved(
+    request: web.Request,
+    character: str | None,
+    move: Callable[[AsyncSession, str], Awaitable[tuple[Step, int]]],
+    done_what: str,
+) -> web.Response:
     async def work(session: AsyncSession) -> dict[str, Any]:
-        slug = (await characters.get(session, body["character"])).slug
-        step, changed = await history.redo(session, slug)
-        return {"kind": step.kind, "changed": changed}
+        step, changed = await move(session, (await characters.get(session, character)).slug)
+        return {"character": step.character, "step": step.id, "kind": step.kind, "changed": changed}
 
     data = await written(request, work)
-    return done(f"已重做：{KINDS[data['kind']]} {data['changed']} 条", data)
+    return done(f"{done_what}：{KINDS[data['kind']]} {data['changed']} 条", data)
 
 
 def view(annotation: Annotation) -> dict[str, Any]:

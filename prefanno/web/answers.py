@@ -164,8 +164,9 @@ class Items(Done):
 
 
 class ChosenData(Answer):
-    """The annotation, what follows from it, and how many its dataset has now."""
+    """The annotation, what follows from it, how many its dataset has now, and whether it is another than before."""
 
+    changed = fields.Integer(required=True)
     id = fields.Integer(required=True)
     pairs = fields.Integer(required=True)
     unpaired = fields.Integer(required=True)
@@ -235,8 +236,10 @@ class Changed(Done):
 
 
 class UndoneData(ChangedData):
-    """What kind of step it was."""
+    """Which step it was, whose and of what kind."""
 
+    character = fields.String(required=True)
+    step = fields.Integer(required=True)
     kind = fields.String(required=True)
 
 

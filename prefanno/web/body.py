@@ -24,6 +24,8 @@ async def read(request: web.Request, schema: Schema, required: bool) -> Any:
 
     Raises InvalidInput, HTTPUnsupportedMediaType, HTTPRequestEntityTooLarge.
     """
+    if request.query:  # silently ignored, it would change something else than was meant
+        raise InvalidInput({_printable(name): ["请放在请求体中，不要放在 URL 里"] for name in request.query})
     try:
         raw = await request.read()
     except (HttpProcessingError, web.RequestPayloadError, ConnectionError):

@@ -41,7 +41,7 @@ class Id(Text):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         digits = super()._deserialize(value, attr, data, **kwargs)
         if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS):
-            raise ValidationError("必须是数字组成的字符串")
+            raise ValidationError(f"必须是数字组成的字符串，最多 {MAX_DIGITS} 位")
         return int(digits)
 
 

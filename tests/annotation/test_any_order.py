@@ -376,8 +376,9 @@ class AnyOrder(RuleBasedStateMachine):
         return Act(lambda session: _kind(self.actions.redo(session, slug)), lambda: self.model.redo(slug))
 
 
-async def _id(stored: Awaitable[Annotation]) -> int:
-    return (await stored).id
+async def _id(stored: Awaitable[Annotation | tuple[Annotation, bool]]) -> int:
+    found = await stored
+    return found.id if isinstance(found, Annotation) else found[0].id
 
 
 async def _kind(taken_back: Awaitable[tuple[Step, int]]) -> tuple[str, int]:

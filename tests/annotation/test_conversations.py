@@ -54,7 +54,8 @@ async def choose(database: Database, generation: int, verdict: str, **said: Any)
     about: dict[str, Any] = {"reasons": [], "note": None, "annotator": None}
 
     async def work(session: AsyncSession) -> int:
-        return (await dataset.choose(session, generation, verdict, **(about | said))).id
+        annotation, _ = await dataset.choose(session, generation, verdict, **(about | said))
+        return annotation.id
 
     return await database.write(work)
 

@@ -161,7 +161,7 @@ async def test_key_and_work_are_in_one_transaction(settings: Settings, database:
 
 
 async def test_answers_about_an_annotation_can_be_forgotten(database: Database) -> None:
-    """The keys whose answers name one of the ids are free again; others, and answers without an id, stay."""
+    """Keys whose answers name one of the ids lose them and take no retry; others, and answers without an id, stay."""
     answers: list[Answer] = [{"id": 1}, {"id": 2}, {"id": 12}, {"changed": 1}, {"nested": {"id": 1}}, {}]
     for number, answer in enumerate(answers):
 
@@ -171,4 +171,8 @@ async def test_answers_about_an_annotation_can_be_forgotten(database: Database) 
         await database.write(once(str(number), "f", work))
     await database.write(lambda session: idempotency.forget(session, [1, 2, 3]))
     async with database.read() as session:
-        assert set(await session.scalars(select(IdempotencyKey.key))) == {"2", "3", "4", "5"}
+        left = {one.key: one.answer for one in await session.scalars(select(IdempotencyKey))}
+    assert left == {str(number): answer if number > 1 else {} for number, answer in enumerate(answers)}
+    with pytest.raises(KeyReused, match="was erased"):
+        await database.write(once("0", "f", work))
+    assert await database.write(once("4", "f", work)) == answers[4]

@@ -60,6 +60,8 @@ async def changed(client: Client, path: str, body: dict[str, Any]) -> int:
     answered = await accepted(await client.post(path, json=body), answers.Changed)
     number: int = answered["data"]["changed"]
     said = f"已删除 {number} 条，可撤销" if path == DELETE else f"已恢复 {number} 条"
+    if not number:
+        said = f"没有可{'删除' if path == DELETE else '恢复'}的标注，未作更改"
     assert answered["message"] == said
     return number
 

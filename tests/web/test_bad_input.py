@@ -246,3 +246,11 @@ def test_every_field_speaks_chinese(schema: type[Schema]) -> None:
 async def test_what_is_refused_leaves_the_server_whole(standing: Client) -> None:
     """After all of the above, the server still answers."""
     assert (await (await standing.get("/health")).json())["status"] == "ok"
+
+
+@shared
+@routes
+async def test_a_parameter_in_the_address_is_refused(standing: Client, path: str) -> None:
+    """A POST takes its fields in the body: one in the address would be ignored, and something else changed."""
+    answer = await standing.post(f"{path}?character=li", json=VALID.get(path, {}))
+    assert await faults(answer) == {"character"}

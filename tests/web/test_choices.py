@@ -163,7 +163,10 @@ async def test_choosing_again_replaces_the_first_choice(client: Client, tmp_path
     await chosen(client, number, verdict="best", chosen=1, note="好", reasons=["暖"])
     assert (await chosen(client, number, verdict="bad", annotator="Ann"))["total"] == 0
     again = await chosen(client, number, verdict="ranking", ranking=[[3], [2]])
-    assert again == {"id": 1, "pairs": 1, "unpaired": 0, "total": 1}
+    assert again == {"id": 1, "pairs": 1, "unpaired": 0, "total": 1, "changed": 1}
+    same = {"generation_id": number, "verdict": "ranking", "ranking": [[3], [2]]}
+    body = await accepted(await client.post(CHOICES, json=same), answers.Chosen)
+    assert (body["data"]["changed"], body["message"]) == (0, "与现有选择相同，未作更改")
     annotation = await one(client, 1)
     assert (annotation["chosen"], annotation["rejected"]) == ("丙", "乙")
     assert (annotation["note"], annotation["reasons"], annotation["annotator"]) == (None, [], None)
