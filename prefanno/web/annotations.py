@@ -12,7 +12,7 @@ from prefanno.db import annotations, characters, steps
 from prefanno.db.annotations import Filters
 from prefanno.db.models import Annotation, Event, Step
 from prefanno.keys import LOOP
-from prefanno.web import answers
+from prefanno.web import annotation_answers as answers
 from prefanno.web.dataset import MODES, item
 from prefanno.web.endpoint import done, endpoint, number
 from prefanno.web.schemas import BulkSchema, CharacterSchema, ChoiceSchema, EditSchema, SearchSchema
@@ -102,7 +102,11 @@ async def restore(request: web.Request, body: dict[str, Any]) -> web.Response:
 
 
 @endpoint(
-    "Undo the last step", body=CharacterSchema, body_required=False, answer=answers.Undone, failures=(409, 503, 507)
+    "Undo the last step",
+    body=CharacterSchema,
+    body_required=False,
+    answer=answers.Undone,
+    failures=(409, 503, 507),
 )
 async def undo(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Take back the character's last step."""

@@ -11,7 +11,7 @@ from prefanno.db.models import Character
 from prefanno.errors import NotFound
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
-from prefanno.web import answers
+from prefanno.web import annotation_answers as answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.fields import Nothing
 from prefanno.web.schemas import CharacterEditSchema, NewCharacterSchema

@@ -9,7 +9,7 @@ from prefanno.annotation import conversations, dataset
 from prefanno.db import characters, generations
 from prefanno.db.models import Annotation, Candidate, Generation
 from prefanno.keys import LOOP
-from prefanno.web import answers
+from prefanno.web import annotation_answers as answers
 from prefanno.web.endpoint import done, endpoint, number
 from prefanno.web.schemas import PageSchema
 

@@ -7,7 +7,7 @@ from prefanno.annotation.export import export
 from prefanno.db.models import Candidate, Generation
 from prefanno.keys import LOOP
 from prefanno.rows import exporter
-from prefanno.web import answers
+from prefanno.web import annotation_answers, answers
 from tests.conftest import Client
 from tests.web.conftest import PAIR, accepted
 
@@ -39,25 +39,25 @@ async def generated(client: Client, body: dict[str, Any] | None = None, **settin
 async def chosen(client: Client, generation: str, **choice: Any) -> dict[str, Any]:
     """Choose among the candidates of a generation; the answer's data."""
     answer = await client.post(CHOICES, json={"generation_id": generation} | choice)
-    data: dict[str, Any] = (await accepted(answer, answers.Chosen))["data"]
+    data: dict[str, Any] = (await accepted(answer, annotation_answers.Chosen))["data"]
     return data
 
 
 async def one(client: Client, number: int) -> dict[str, Any]:
     """All of an annotation."""
-    data: dict[str, Any] = (await accepted(await client.get(f"{ANNOTATIONS}/{number}"), answers.One))["data"]
+    data: dict[str, Any] = (await accepted(await client.get(f"{ANNOTATIONS}/{number}"), annotation_answers.One))["data"]
     return data
 
 
 async def found(client: Client, **query: Any) -> list[int]:
     """The ids that a search finds, in its order."""
-    body = await accepted(await client.get(ANNOTATIONS, params=query), answers.Found)
+    body = await accepted(await client.get(ANNOTATIONS, params=query), annotation_answers.Found)
     return [item["id"] for item in body["data"]["items"]]
 
 
 async def changed(client: Client, path: str, body: dict[str, Any]) -> int:
     """How many annotations a deletion or restoration changed."""
-    answered = await accepted(await client.post(path, json=body), answers.Changed)
+    answered = await accepted(await client.post(path, json=body), annotation_answers.Changed)
     number: int = answered["data"]["changed"]
     said = f"已删除 {number} 条，可撤销" if path == DELETE else f"已恢复 {number} 条"
     if not number:
@@ -68,7 +68,7 @@ async def changed(client: Client, path: str, body: dict[str, Any]) -> int:
 
 async def happened(client: Client, number: int) -> list[dict[str, Any]]:
     """The events of an annotation."""
-    body = await accepted(await client.get(f"{ANNOTATIONS}/{number}/history"), answers.History)
+    body = await accepted(await client.get(f"{ANNOTATIONS}/{number}/history"), annotation_answers.History)
     events: list[dict[str, Any]] = body["data"]["events"]
     return events
 

@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from prefanno.db.models import Annotation
 from prefanno.keys import LOOP
-from prefanno.web import answers
+from prefanno.web import annotation_answers as answers
 from tests.conftest import Client
 from tests.web.choosing import (
     ADDED,

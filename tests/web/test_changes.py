@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prefanno.web import answers
+from prefanno.web import annotation_answers as answers
 from tests.conftest import Client
 from tests.web.choosing import (
     ANNOTATIONS,

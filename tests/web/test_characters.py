@@ -12,7 +12,7 @@ import pytest_asyncio
 from prefanno import persona
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
-from prefanno.web import answers
+from prefanno.web import annotation_answers, answers
 from tests.conftest import Client, MakeClient
 from tests.web.choosing import found, one
 from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, accepted, faults, refused, shared
@@ -24,19 +24,19 @@ SHORT = {"max_new_tokens": 64, "num_responses": 2}
 
 async def _everyone(client: Client) -> tuple[str, dict[str, dict[str, Any]]]:
     """The current slug, and all characters by theirs."""
-    data = (await accepted(await client.get(CHARACTERS), answers.Characters))["data"]
+    data = (await accepted(await client.get(CHARACTERS), annotation_answers.Characters))["data"]
     return data["current"], {item["slug"]: item for item in data["items"]}
 
 
 async def _made(client: Client, **fields: Any) -> dict[str, Any]:
-    body = await accepted(await client.post(CHARACTERS, json=MIA | fields), answers.OneCharacter)
+    body = await accepted(await client.post(CHARACTERS, json=MIA | fields), annotation_answers.OneCharacter)
     assert body["message"] == f"已创建角色 {(MIA | fields)['name']}"
     data: dict[str, Any] = body["data"]
     return data
 
 
 async def _select(client: Client, slug: str) -> None:
-    body = await accepted(await client.post(f"{CHARACTERS}/{slug}/select"), answers.OneCharacter)
+    body = await accepted(await client.post(f"{CHARACTERS}/{slug}/select"), annotation_answers.OneCharacter)
     assert body["data"]["slug"] == slug and body["message"] == f"当前角色：{body['data']['name']}"
 
 
@@ -116,7 +116,7 @@ async def test_a_character_is_edited(client: Client) -> None:
         ({"system_prompt": "You are Mia, an adult painter."}, {}),
         ({"system_prompt": None}, {"system_prompt": persona.CHINESE}),
     ):
-        body = await accepted(await client.post(f"{CHARACTERS}/mia/edit", json=edit), answers.OneCharacter)
+        body = await accepted(await client.post(f"{CHARACTERS}/mia/edit", json=edit), annotation_answers.OneCharacter)
         expected |= edit | shown
         assert body["data"] == expected and body["message"] == "已修改角色"
     for wrong in ({"name": None}, {"name": ""}, {"slug": "li"}, {"system_prompt": " "}):
@@ -156,10 +156,10 @@ async def test_data_endpoints_work_on_the_current_character(client: Client) -> N
         listed = await accepted(await client.get("/api/dataset/list", params={"dataset": name}), answers.Items)
         assert [item["id"] for item in listed["data"]["items"]] == [added["id"]] and listed["data"]["total"] == 1
     assert await found(client) == [3, 2]
-    await accepted(await client.post("/api/annotations/delete", json={"where": {}}), answers.Changed)
+    await accepted(await client.post("/api/annotations/delete", json={"where": {}}), annotation_answers.Changed)
     assert await found(client) == []
     for changed in (2, 1, 1):
-        undone = await accepted(await client.post("/api/history/undo"), answers.Undone)
+        undone = await accepted(await client.post("/api/history/undo"), annotation_answers.Undone)
         assert undone["data"]["changed"] == changed
     await refused(await client.post("/api/history/undo"), 409, "没有可撤销的操作")
     await _select(client, "li")
@@ -182,11 +182,13 @@ async def test_the_field_chooses_another_character(client: Client) -> None:
     assert [item["id"] for item in listed["data"]["items"]] == [1]
     assert (await found(client, **mia), await found(client)) == ([2, 1], [])
     assert (await one(client, 1))["character"] == "mia"
-    deleted = await accepted(await client.post("/api/annotations/delete", json={"where": mia}), answers.Changed)
+    deleted = await accepted(
+        await client.post("/api/annotations/delete", json={"where": mia}), annotation_answers.Changed
+    )
     assert deleted["data"]["changed"] == 2
     await refused(await client.post("/api/history/undo"), 409, "没有可撤销的操作")
     for path in ("/api/history/undo", "/api/history/redo", "/api/history/undo"):
-        assert (await accepted(await client.post(path, json=mia), answers.Undone))["data"]["changed"] == 2
+        assert (await accepted(await client.post(path, json=mia), annotation_answers.Undone))["data"]["changed"] == 2
     current, everyone = await _everyone(client)
     assert current == "li"
     assert {slug: (item["preference"], item["roleplay"]) for slug, item in everyone.items()} == {
@@ -249,7 +251,7 @@ async def test_a_load_is_of_one_character(client: Client) -> None:
         answer = await refused(await client.post("/api/generate", json={"message": "Hi", "character": other}), 400)
         assert set(answer["errors"]) == {"character"} and "mia" in answer["detail"]
     choice = {"generation_id": turn["generation_id"], "verdict": "best", "chosen": 1}
-    await accepted(await client.post("/api/choices", json=choice), answers.Chosen)
+    await accepted(await client.post("/api/choices", json=choice), annotation_answers.Chosen)
     annotation = await one(client, 1)
     assert (annotation["character"], annotation["system_prompt"]) == ("mia", MIA["system_prompt"])
     assert (await found(client), await found(client, character="mia")) == ([], [1])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from prefanno.web import answers
+from prefanno.web import annotation_answers, answers
 from tests.conftest import Client
 from tests.web.choosing import CHOICES, DELETE, changed, chosen, exported, found, generated, happened, one, stored
 from tests.web.conftest import accepted, counts, faults, refused, shared
@@ -165,7 +165,7 @@ async def test_choosing_again_replaces_the_first_choice(client: Client, tmp_path
     again = await chosen(client, number, verdict="ranking", ranking=[[3], [2]])
     assert again == {"id": 1, "pairs": 1, "unpaired": 0, "total": 1, "changed": 1}
     same = {"generation_id": number, "verdict": "ranking", "ranking": [[3], [2]]}
-    body = await accepted(await client.post(CHOICES, json=same), answers.Chosen)
+    body = await accepted(await client.post(CHOICES, json=same), annotation_answers.Chosen)
     assert (body["data"]["changed"], body["message"]) == (0, "与现有选择相同，未作更改")
     annotation = await one(client, 1)
     assert (annotation["chosen"], annotation["rejected"]) == ("丙", "乙")

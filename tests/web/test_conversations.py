@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from prefanno.generation.config import GenerationConfig
 from prefanno.keys import LOOP
-from prefanno.web import answers
+from prefanno.web import annotation_answers, answers
 from tests.conftest import Client
 from tests.web.choosing import changed, chosen, generated
 from tests.web.conftest import accepted, faults, refused, shared
@@ -30,15 +30,15 @@ async def _go_on(client: Client, parent: str, message: str = "然后呢？") -> 
 
 
 async def _turns(client: Client, conversation: str) -> list[dict[str, Any]]:
-    body = await accepted(await client.get(f"{CONVERSATIONS}/{conversation}"), answers.Conversation)
+    body = await accepted(await client.get(f"{CONVERSATIONS}/{conversation}"), annotation_answers.Conversation)
     turns: list[dict[str, Any]] = body["data"]["turns"]
     return turns
 
 
 async def _listed(client: Client, **query: Any) -> dict[str, Any]:
-    data: dict[str, Any] = (await accepted(await client.get(CONVERSATIONS, params=query), answers.Conversations))[
-        "data"
-    ]
+    data: dict[str, Any] = (
+        await accepted(await client.get(CONVERSATIONS, params=query), annotation_answers.Conversations)
+    )["data"]
     return data
 
 
@@ -118,7 +118,7 @@ async def test_a_deleted_choice_is_none(client: Client) -> None:
     assert turn["choice"] is None
     body = {"message": "然后呢？", "parent": first["generation_id"]}
     assert await faults(await client.post(GENERATE, json=body)) == {"parent"}
-    await accepted(await client.post("/api/history/undo"), answers.Undone)
+    await accepted(await client.post("/api/history/undo"), annotation_answers.Undone)
     await _go_on(client, first["generation_id"])
 
 
