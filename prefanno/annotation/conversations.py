@@ -45,11 +45,11 @@ async def place(session: AsyncSession, turn: Generation, parent: Generation | No
 async def read(
     session: AsyncSession, conversation: int
 ) -> list[tuple[Generation, Sequence[Candidate], Annotation | None]]:
-    """All turns of a conversation, oldest first, with their candidates and choices. Raises NotFound."""
+    """All turns of a conversation, oldest first, with their candidates and choices not deleted. Raises NotFound."""
     turns = await generations.turns(session, conversation)
     if not turns:
         raise NotFound(f"there is no conversation {conversation}", f"未找到对话 {conversation}")
     by_turn: dict[int, list[Candidate]] = {turn.id: [] for turn, _ in turns}
     for candidate in await generations.candidates(session, list(by_turn)):
         by_turn[candidate.generation_id].append(candidate)
-    return [(turn, by_turn[turn.id], choice) for turn, choice in turns]
+    return [(turn, by_turn[turn.id], choice if choice and not choice.deleted_at else None) for turn, choice in turns]

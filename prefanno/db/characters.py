@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db.models import Character, Count, now
-from prefanno.errors import InvalidInput
+from prefanno.errors import InvalidInput, NotFound
 
 CURRENT = select(Character).order_by(Character.selected_at.desc().nulls_last(), Character.created_at).limit(1)
 
@@ -22,6 +22,14 @@ async def get(session: AsyncSession, slug: str | None) -> Character:
             {"character": [f"没有角色 {slug}，可用：{'、'.join(one.slug for one in await everyone(session))}"]}
         )
     return found
+
+
+async def named(session: AsyncSession, slug: str) -> Character:
+    """The character that an address names. Raises NotFound."""
+    character = await session.get(Character, slug)
+    if character is None:
+        raise NotFound(f"there is no character {slug}", f"未找到角色 {slug}")
+    return character
 
 
 async def select_current(session: AsyncSession, character: Character) -> None:

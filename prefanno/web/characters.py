@@ -8,7 +8,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno import persona
 from prefanno.db import annotations, characters
 from prefanno.db.models import Character
-from prefanno.errors import NotFound
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from prefanno.web import annotation_answers as answers
@@ -45,7 +44,7 @@ async def edit(request: web.Request, body: dict[str, Any]) -> web.Response:
     settings = request.app[LOOP].settings
 
     async def work(session: AsyncSession) -> dict[str, Any]:
-        character = await _named(session, request)
+        character = await characters.named(session, request.match_info["slug"])
         for name, value in body.items():
             setattr(character, name, value)
         return await _view(session, settings, character)
@@ -65,20 +64,12 @@ async def select(request: web.Request, _body: dict[str, Any]) -> web.Response:
     settings = request.app[LOOP].settings
 
     async def work(session: AsyncSession) -> dict[str, Any]:
-        character = await _named(session, request)
+        character = await characters.named(session, request.match_info["slug"])
         await characters.select_current(session, character)
         return await _view(session, settings, character)
 
     data = await written(request, work)
     return done(f"当前角色：{data['name']}", data)
-
-
-async def _named(session: AsyncSession, request: web.Request) -> Character:
-    slug = request.match_info["slug"]
-    character = await session.get(Character, slug)
-    if character is None:
-        raise NotFound(f"there is no character {slug}", f"未找到角色 {slug}")
-    return character
 
 
 async def _view(session: AsyncSession, settings: Settings, character: Character) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _turn(turn: Generation, candidates: Sequence[Candidate], choice: Annotation 
         "message": turn.message,
         "context": turn.context,
         "candidates": [{"id": one.ordinal, "thinking": one.thinking, "content": one.content} for one in candidates],
-        "choice": None if choice is None or choice.deleted_at is not None else _choice(choice),
+        "choice": None if choice is None else _choice(choice),
         "created_at": _time(turn),
     }
 

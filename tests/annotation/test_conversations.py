@@ -158,7 +158,7 @@ async def test_only_ones_own_turns_go_on(database: Database) -> None:
 
 
 async def test_a_conversation_is_read_as_a_whole(database: Database) -> None:
-    """All turns of all branches come, oldest first, each with its candidates in order and the choice at it."""
+    """All turns of all branches come, oldest first, each with its candidates in order and its choice, if not deleted."""
     first = await decided(database, "Hi")
     other = await decided(database, "Another conversation")
     left = await turn(database, "left", "x", "y", "z", parent=first)
@@ -169,7 +169,7 @@ async def test_a_conversation_is_read_as_a_whole(database: Database) -> None:
         (alone,) = await conversations.read(session, other)
     assert [(row.id, row.parent_id) for row, _, _ in read] == [(first, None), (left, first), (right, first)]
     assert [[one.content for one in found] for _, found, _ in read][1:] == [["x", "y", "z"], ["right!", "right?"]]
-    assert [choice and choice.deleted_at is not None for _, _, choice in read] == [False, None, True]
+    assert [choice is not None for _, _, choice in read] == [True, False, False]
     assert alone[0].id == other
 
 
