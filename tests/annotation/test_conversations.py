@@ -158,7 +158,7 @@ async def test_only_ones_own_turns_go_on(database: Database) -> None:
 
 
 async def test_a_conversation_is_read_as_a_whole(database: Database) -> None:
-    """All turns of all branches come, oldest first, each with its candidates in order and its choice, if not deleted."""
+    """All turns of all branches come, oldest first, each with its candidates in order and its choice, if any."""
     first = await decided(database, "Hi")
     other = await decided(database, "Another conversation")
     left = await turn(database, "left", "x", "y", "z", parent=first)
