@@ -6,11 +6,11 @@ from sqlalchemy import bindparam, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
+from prefanno.db.annotations import PART
 from prefanno.db.models import Annotation, Candidate, Generation
 from prefanno.errors import NotFound
 
 Texts = tuple[str, set[str], set[str]]  # whose, questions, replies
-PART = 500  # rows named in one statement
 RECENT = 200  # generations back; a choice follows its generation within minutes
 
 THINKING = (  # built once: every add asks this
