@@ -1,16 +1,16 @@
 """The row that exporters write and read, and what an exporter is.
 
-An exporter is a module with the two functions of `Exporter`, registered under the entry point group
+An exporter is a module with `writing`, `reading` or both (`Writes`, `Reads`), registered under the entry point group
 `prefanno.exporters`; so a stranger can add a format without touching prefanno.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from prefanno.errors import InvalidInput
 from prefanno.prompting import Message
@@ -25,6 +25,7 @@ class Row:
 
     single: a preference pair; with one side only, an unpaired reply, chosen is good, rejected is bad. multi: a whole
     conversation that ends in `chosen`; with a `rejected`, also a pair. `weight` is the share of a pair in its choice.
+    `system_prompt` is empty where a file names none: an import then takes the character's own.
     """
 
     mode: Mode
@@ -39,30 +40,72 @@ class Row:
     weight: float = 1.0
 
 
+class Fault(ValueError):
+    """Why a row of a file cannot be read: `str` in English for the command line, `detail` in Chinese for the API."""
+
+    def __init__(self, english: str, detail: str | None = None) -> None:
+        super().__init__(english)
+        self.detail = detail or english
+
+
+Found = tuple[int, Row | Fault]  # the line where it stands, from 1; in a format without lines, the row's number
+
+
 class RowWriter(Protocol):
     """Takes batches of rows."""
 
     @property
-    def counts(self) -> dict[Path, int]:
-        """How many entries each file got, by the file's path."""
+    def counts(self) -> Mapping[str, int]:
+        """How many entries each file got, by the file's name."""
+
+    @property
+    def losses(self) -> Mapping[str, int]:
+        """What the format could not hold, by the names in docs/exporters.md: for how many rows."""
 
     def write(self, rows: Sequence[Row]) -> None:
         """Add rows."""
 
 
-class Exporter(Protocol):
-    """A file format."""
+class Writes(Protocol):
+    """A format that can be written."""
 
     def writing(self, folder: Path, character: str) -> AbstractContextManager[RowWriter]:
-        """Files in `folder`, complete under their names when the block ends, untouched when it fails."""
-
-    def reading(self, file: Path) -> Iterator[Row]:
-        """The rows of one file. Raises ValueError, naming the row and what is wrong with it."""
+        """New files in `folder`, which is empty and nobody else's; they are moved to their place afterwards."""
 
 
-def exporter(name: str) -> Exporter:
-    """The installed exporter of this name. Raises InvalidInput, naming those there are."""
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name not in installed:
-        raise InvalidInput({"format": [f"没有 {name} 格式，可用：{'、'.join(sorted(installed))}"]})
-    return cast(Exporter, installed[name].load())
+class Reads(Protocol):
+    """A format that can be read."""
+
+    def reading(self, file: Path) -> Iterator[Found]:
+        """The rows of one file, one after the other, each with its line; a bad one as a Fault, without an end to it."""
+
+
+def formats() -> dict[str, dict[str, bool]]:
+    """Each installed format, and whether it can be written and read."""
+    loaded = {name: entry.load() for name, entry in sorted(_installed().items())}
+    return {
+        name: {"export": hasattr(module, "writing"), "import": hasattr(module, "reading")}
+        for name, module in loaded.items()
+    }
+
+
+def writer(name: str) -> Writes:
+    """The installed format of this name. Raises InvalidInput, naming those there are."""
+    return cast(Writes, _load(name, "export", "writing"))
+
+
+def reader(name: str) -> Reads:
+    """The installed format of this name. Raises InvalidInput, naming those there are."""
+    return cast(Reads, _load(name, "import", "reading"))
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
+
+
+def _load(name: str, direction: str, function: str) -> Any:
+    installed = _installed()
+    if name in installed and hasattr(module := installed[name].load(), function):
+        return module
+    able = "、".join(form for form, can in formats().items() if can[direction])
+    raise InvalidInput({"format": [f"没有可{'导出' if direction == 'export' else '导入'}的 {name} 格式，可用：{able}"]})

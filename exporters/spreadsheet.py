@@ -1,0 +1,199 @@
+"""CSV for spreadsheet programs: `<character>.csv`, one row for each pair, conversation or unpaired reply.
+
+UTF-8 with a byte order mark, without which Excel guesses the encoding. A cell that a spreadsheet would take for a
+formula (it begins with = + - @, a tab, a line end, or the full-width forms that some editions take, too) gets a '
+before it, as OWASP advises against CSV injection, and so does one that begins with ' itself; so reading takes away
+exactly what writing put there. `context` holds the earlier turns as JSON.
+"""
+
+import contextlib
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+import orjson
+
+from prefanno.prompting import Message
+from prefanno.rows import Fault, Found, Row
+
+from .containers import LONGEST, not_utf8, too_long
+from .values import Entry, alternating, must_be
+
+COLUMNS = (
+    "mode",
+    "system_prompt",
+    "context",
+    "human_input",
+    "chosen",
+    "chosen_thinking",
+    "rejected",
+    "rejected_thinking",
+    "created_at",
+    "weight",
+)
+FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
+CELL = 32_767  # characters that a cell of Excel holds; it cuts off the rest
+
+csv.field_size_limit(LONGEST)  # the module's own limit is 131,072
+
+
+class Writer:
+    """Writes rows; `losses` has those with a cell that Excel would cut."""
+
+    def __init__(self, name: str, file: IO[str]) -> None:
+        self._name, self._count, self._csv = name, 0, csv.writer(file)
+        self.losses: Counter[str] = Counter()
+        self._csv.writerow(COLUMNS)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows in the file."""
+        return {self._name: self._count}
+
+    def write(self, rows: Sequence[Row]) -> None:
+        """Add rows."""
+        for row in rows:
+            cells = [_safe(cell) for cell in _cells(row)]
+            self._csv.writerow(cells)
+            self._count += 1
+            if max(map(len, cells)) > CELL:
+                self.losses["long_cell"] += 1
+
+
+@contextlib.contextmanager
+def writing(folder: Path, character: str) -> Iterator[Writer]:
+    """One file."""
+    path = folder / f"{character}.csv"
+    with path.open("x", encoding="utf-8-sig", newline="") as file:
+        yield Writer(path.name, file)
+
+
+def reading(file: Path) -> Iterator[Found]:
+    """The rows of a file with these columns; only human_input and chosen or rejected are needed."""
+    with file.open("rb") as stream:
+        lines = _Lines(stream)
+        records = _records(lines)
+        try:
+            header = _header(next(records, (1, []))[1])
+        except Fault as fault:
+            yield 1, fault
+            return
+        for line, record in records:
+            try:
+                if record:
+                    yield line, _row(header, record)
+            except Fault as fault:
+                yield line, fault
+
+
+class _Lines:
+    """Lines as text; `length` is that of all since it was last set to 0, which a quoted cell may go over."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.length, self.number = stream, 0, 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        """The next line. Raises Fault where it is not UTF-8 or the record too long; the one after it can be read."""
+        line = self._stream.readline(LONGEST + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.length += len(line)
+        if self.length > LONGEST:
+            while line and not line.endswith(b"\n"):
+                line = self._stream.readline(LONGEST)
+            raise too_long()
+        try:
+            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+        except UnicodeDecodeError:
+            raise not_utf8() from None
+
+
+def _records(lines: _Lines) -> Iterator[tuple[int, list[str] | Fault]]:
+    """Each record with the line where it begins."""
+    reader = csv.reader(lines, strict=True)
+    while True:
+        lines.length, line = 0, lines.number + 1
+        try:
+            yield line, next(reader)
+        except StopIteration:
+            return
+        except Fault as fault:
+            yield line, fault
+        except csv.Error as error:
+            yield line, Fault(f"is no CSV: {error}", f"不是有效的 CSV：{error}")
+
+
+def _header(record: list[str] | Fault) -> list[str]:
+    if isinstance(record, Fault):
+        raise record
+    if unknown := [name for name in record if name not in COLUMNS]:
+        known = ", ".join(COLUMNS)
+        name = unknown[0][:40]
+        raise Fault(f"there is no column {name!r}; the columns are {known}", f"没有 {name!r} 列，可用的列：{known}")
+    if "human_input" not in record or not {"chosen", "rejected"}.intersection(record):
+        needed = "human_input, chosen, rejected"
+        raise Fault(f"the first line must name the columns {needed}", f"第一行必须是列名：{needed}")
+    if len(set(record)) < len(record):
+        raise Fault("a column is named twice", "列名重复")
+    return record
+
+
+def _cells(row: Row) -> list[str]:
+    context = orjson.dumps(row.context).decode() if row.context else ""
+    sides = (row.chosen, row.chosen_thinking, row.rejected, row.rejected_thinking)
+    about = (row.created_at.isoformat(), str(row.weight))
+    return [row.mode, row.system_prompt, context, row.human_input, *(text or "" for text in sides), *about]
+
+
+def _safe(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(FORMULA) else cell
+
+
+def _plain(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def _row(header: list[str], record: list[str] | Fault) -> Row:
+    if isinstance(record, Fault):
+        raise record
+    if len(record) != len(header):
+        english = f"has {len(record)} cells where the first line names {len(header)}"
+        raise Fault(english, f"有 {len(record)} 个单元格，但第一行有 {len(header)} 列")
+    entry = Entry({name: _plain(cell) for name, cell in zip(header, record, strict=True) if cell})
+    context, human_input = _turns(entry)
+    return Row(
+        mode=entry.mode("mode") or "single",
+        system_prompt=entry.optional("system_prompt") or "",
+        context=context,
+        human_input=human_input,
+        chosen=entry.optional("chosen"),
+        chosen_thinking=entry.optional("chosen_thinking"),
+        rejected=entry.optional("rejected"),
+        rejected_thinking=entry.optional("rejected_thinking"),
+        created_at=entry.time("created_at"),
+        weight=_weight(entry.optional("weight")),
+    )
+
+
+def _turns(entry: Entry) -> tuple[list[Message], str]:
+    said = ("user", entry.text("human_input"))
+    if (text := entry.optional("context")) is None:
+        return alternating([said])
+    try:
+        context = Entry({"context": orjson.loads(text)}).entries("context")
+    except orjson.JSONDecodeError:
+        raise must_be("context", "a JSON list of turns", "由各轮对话组成的 JSON 数组") from None
+    return alternating([*((turn.text("role"), turn.text("content")) for turn in context), said])
+
+
+def _weight(cell: str | None) -> float:
+    try:
+        return Entry({"weight": float(cell or 1)}).weight("weight")
+    except ValueError:
+        raise must_be("weight", f"a number above 0, not {cell!r:.40}", "大于 0 的数字") from None
