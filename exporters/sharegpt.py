@@ -30,7 +30,7 @@ INFO = "dataset_info.json"
 
 @contextlib.contextmanager
 def writing(folder: Path, character: str) -> Iterator[DatasetWriter]:
-    """Three files; `placed` writes the fourth."""
+    """Three files; `beside` the fourth."""
     files = {dataset: JsonArray(folder / f"{character}_{dataset}.json") for dataset in DATASETS}
     with contextlib.ExitStack() as closing:
         for file in files.values():
@@ -38,7 +38,7 @@ def writing(folder: Path, character: str) -> Iterator[DatasetWriter]:
         yield DatasetWriter(files, {"preference": _preference, "roleplay": _roleplay, "unpaired": _unpaired})
 
 
-def placed(folder: Path, character: str) -> dict[str, bytes]:
+def beside(folder: Path, character: str) -> dict[str, bytes]:
     """What goes beside the files: other characters' entries, and whatever a person added, stay in it."""
     try:
         known = json.loads((folder / INFO).read_text(encoding="utf-8"))

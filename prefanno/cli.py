@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from prefanno import __version__, home, persona, settings
+from prefanno import __version__, home, settings
 from prefanno.db import backup, file, upgrade
 from prefanno.errors import PrefannoError
 
@@ -41,50 +41,40 @@ def serve() -> None:
 
 
 @cli.command("export")
-@click.option("--format", "form", default="sharegpt", show_default=True, help="An installed exporter.")
+@click.option("--format", "form", default="sharegpt", show_default=True, help="A format (see docs/exporters.md).")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: the home's data/.")
 @click.option("--character", help="A character's slug; default: the current one.")
-def export_command(form: str, to: Path | None, character: str | None) -> None:
+@click.option("--run", type=click.IntRange(1), help="The data that this run was trained on, verified; needs --to.")
+def export_command(form: str, to: Path | None, character: str | None, run: int | None) -> None:
     """Write a character's annotations to files, from one snapshot; works while the server runs."""
-    from prefanno.annotation.export import export
-    from prefanno.db import characters
-    from prefanno.db.engine import Database
-    from prefanno.rows import exporter
+    from prefanno import transfers
 
     current = settings.read()
+    if run is not None:
+        if to is None:
+            raise click.UsageError("--run needs --to, the folder for its files")
+        transfers.give_back(current, run, to)
+        return
     if file.revision(current.database) != file.HEAD:
         raise click.ClickException(f"no up-to-date database in {current.data}; run `prefanno db upgrade` first")
-
-    async def run() -> dict[Path, int]:
-        async with Database.open(current.database) as database:
-            async with database.read() as session:
-                slug = (await characters.get(session, character)).slug
-            return await export(database, exporter(form), to or current.data, slug)
-
-    for path, count in asyncio.run(run()).items():
-        click.echo(f"{count} rows in {path}")
+    asyncio.run(transfers.write_files(current, form, to or current.data, character))
 
 
 @cli.command("import")
-@click.option("--format", "form", default="sharegpt", show_default=True, help="An installed exporter that can read.")
+@click.option("--format", "form", default="sharegpt", show_default=True, help="A format (see docs/exporters.md).")
 @click.option("--character", help="A character's slug; default: the current one.")
+@click.option("--dry-run", is_flag=True, help="Only say what is in the files.")
+@click.option("--skip-bad", is_flag=True, help="Store the good rows of files with bad ones.")
+@click.option("--skip-near", is_flag=True, help="Leave out near duplicates, too.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def import_command(form: str, files: tuple[Path, ...], character: str | None) -> None:
-    """Add the annotations of these FILES, all or none; those already there, word for word, are left out."""
-    from prefanno.annotation import imports
-    from prefanno.db import characters
-    from prefanno.db.engine import Database
-    from prefanno.rows import exporter
-
-    async def run(current: settings.Settings) -> imports.Imported:
-        async with Database.open(current.database) as database:
-            async with database.read() as session:
-                owner = await characters.get(session, character)
-            return await imports.load(database, exporter(form), files, owner.slug, persona.of(owner, current))
+def import_command(form: str, character: str | None, files: tuple[Path, ...], **options: bool) -> None:
+    """Add the annotations of these FILES as one step, all or none; those already there are left out."""
+    from prefanno import transfers
+    from prefanno.annotation.imports import Options
 
     with _owned() as current:
-        result = asyncio.run(run(current))
-    click.echo(f"{result.added} annotations added, {result.duplicates} were there already, or twice in the files")
+        whole = asyncio.run(transfers.read_files(current, form, files, character, Options(**options)))
+    sys.exit(0 if whole else 1)
 
 
 @cli.group()

@@ -5,7 +5,8 @@ PrefannoError
 ├── NotFound              there is no such thing
 ├── Conflict              what is there now does not allow it
 │   ├── KeyReused
-│   └── NothingToUndo
+│   ├── NothingToUndo
+│   └── SnapshotDamaged
 ├── NotReady              the state of the machine forbids it now, and the person can change that
 │   ├── ModelNotLoaded
 │   ├── ModelLoading
@@ -16,6 +17,7 @@ PrefannoError
 ├── Unavailable           a part cannot serve now; trying again later can help
 │   ├── GenerationCancelled
 │   ├── EngineFailed
+│   ├── ImportStopped
 │   └── DatabaseUnavailable
 │       └── DatabaseDamaged
 ├── StorageFull           the disk is full; nothing was stored
@@ -41,11 +43,11 @@ class PrefannoError(Exception):
 
 
 class InvalidInput(PrefannoError):
-    """Input that cannot be accepted; `fields` maps each field to what is wrong with it."""
+    """Input that cannot be accepted; `fields` maps each field to what is wrong with it, `summary` stands for many."""
 
-    def __init__(self, fields: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, fields: Mapping[str, Sequence[str]], summary: str | None = None) -> None:
         self.fields = {name: list(texts) for name, texts in fields.items()}
-        faults = "；".join(f"{name}：{'，'.join(texts)}" for name, texts in self.fields.items())
+        faults = summary or "；".join(f"{name}：{'，'.join(texts)}" for name, texts in self.fields.items())
         super().__init__(f"bad input: {faults}", f"请求参数错误：{faults}")
 
 
@@ -75,6 +77,13 @@ class NothingToUndo(Conflict):
 
     english = "there is nothing to undo or redo"
     detail = "没有可撤销或重做的操作"
+
+
+class SnapshotDamaged(Conflict):
+    """The files of a snapshot are not what was exported."""
+
+    english = "the snapshot is not what was exported"
+    detail = "快照已损坏，与导出时的内容不一致"
 
 
 class NotReady(PrefannoError):
@@ -139,6 +148,13 @@ class EngineFailed(Unavailable):
 
     english = "the engine failed"
     detail = "推理引擎出错"
+
+
+class ImportStopped(Unavailable):
+    """An import ended before it was stored."""
+
+    english = "the import was stopped; nothing was stored"
+    detail = "导入已停止，未保存任何内容"
 
 
 class DatabaseUnavailable(Unavailable):

@@ -28,10 +28,10 @@ from prefanno.errors import (
 from prefanno.generation.config import GenerationConfig
 from prefanno.generation.engine import Engine, Generated, Loaded
 from prefanno.prompting import Message
-from prefanno.rows import exporter
 from prefanno.settings import Settings
+from prefanno.snapshot import Manifest
 from prefanno.training import adapters
-from prefanno.training.config import LORA, RunConfig, stages
+from prefanno.training.config import FORMAT, LORA, RunConfig, stages
 from prefanno.training.supervisor import Supervisor
 
 SEEDS = 2**31  # seeds are 0 to 2^31 - 1
@@ -114,15 +114,15 @@ class Loop:
         try:
             async with self.database.read() as session:
                 character = (await characters.get(session, slug)).slug
-            exported = await export(self.database, exporter("sharegpt"), self.settings.data, character)
-            if not stages(exported):
+            manifest = await export(self.database, FORMAT, self.settings.data, character)
+            if not stages(manifest):
                 raise NothingToTrain
-            return await self.training.start(await self._run_config(character, exported), list(exported))
+            return await self.training.start(await self._run_config(manifest), self.settings.data, manifest)
         finally:
             self.starting = False
 
-    async def _run_config(self, character: str, exported: dict[Path, int]) -> RunConfig:
-        planned = stages(exported)
+    async def _run_config(self, manifest: Manifest) -> RunConfig:
+        character, planned = manifest.character, stages(manifest)
         async with self.database.read() as session:
             known = await adapters_of_runs(session, character)
         return RunConfig(

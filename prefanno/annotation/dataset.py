@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.annotation import choices, history
 from prefanno.annotation.choices import Reply
 from prefanno.db import annotations, generations
+from prefanno.db.annotations import Choice
 from prefanno.db.models import Annotation, Generation
 from prefanno.errors import Conflict, InvalidInput
 from prefanno.prompting import Message
@@ -103,7 +104,7 @@ def to_annotation(character: str, row: Row) -> Annotation:
     )
 
 
-def to_rows(annotation: Annotation, whole: bool) -> list[Row]:
+def to_rows(annotation: Annotation | Choice, whole: bool) -> list[Row]:
     """What training gets from the annotation: its pairs and its unpaired replies.
 
     In multi mode `whole` says that no later turn goes on from here: then the best reply ends a whole conversation, with
@@ -123,7 +124,7 @@ def to_rows(annotation: Annotation, whole: bool) -> list[Row]:
     return [_row(annotation, *side) for side in found]
 
 
-def sides(annotation: Annotation) -> tuple[Reply | None, Reply | None]:
+def sides(annotation: Annotation | Choice) -> tuple[Reply | None, Reply | None]:
     """The best reply, and the first that it is better than: the choice as one pair."""
     replies = history.replies(annotation)
     pairs = choices.pairs(annotation.verdict, replies)
@@ -145,7 +146,9 @@ def _of_turn(turn: Generation, verdict: str, replies: list[dict[str, Any]], abou
     )
 
 
-def _row(annotation: Annotation, mode: Mode, chosen: Reply | None, rejected: Reply | None, weight: float) -> Row:
+def _row(
+    annotation: Annotation | Choice, mode: Mode, chosen: Reply | None, rejected: Reply | None, weight: float
+) -> Row:
     return Row(
         mode=mode,
         system_prompt=annotation.system_prompt,

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.annotation import choices
 from prefanno.annotation.choices import Reply
 from prefanno.db import annotations, search, steps
+from prefanno.db.annotations import Choice
 from prefanno.db.models import Annotation, Step, now
 from prefanno.db.steps import Fields
 from prefanno.errors import NothingToUndo
@@ -23,7 +24,7 @@ Change = tuple[Annotation, Fields]
 DELETED = "deleted"
 
 
-def replies(annotation: Annotation) -> list[Reply]:
+def replies(annotation: Annotation | Choice) -> list[Reply]:
     """What the choice was among."""
     return [Reply(**reply) for reply in annotation.replies]
 
@@ -37,7 +38,11 @@ async def add(
     session: AsyncSession, added: Sequence[Annotation], kind: str = "add", annotator: str | None = None
 ) -> None:
     """Store these annotations, all of one character, as one step."""
-    step = Step(character=added[0].character, kind=kind, annotator=annotator)
+    await extend(session, Step(character=added[0].character, kind=kind, annotator=annotator), added)
+
+
+async def extend(session: AsyncSession, step: Step, added: Sequence[Annotation]) -> None:
+    """Store these annotations as part of the step."""
     for annotation in added:
         annotation.listed = _listed(annotation)
     session.add_all([step, *added])

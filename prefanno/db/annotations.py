@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, bindparam, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -37,6 +38,21 @@ class Filters:
     since: datetime | None = None
     until: datetime | None = None
     deleted: bool = False
+
+
+class Choice(NamedTuple):
+    """What an export reads of an annotation: a tuple, because the ORM's rows take most of the time of an export."""
+
+    id: int
+    mode: str
+    system_prompt: str
+    context: list[dict[str, str]]
+    human_input: str
+    verdict: str
+    replies: list[dict[str, Any]]
+    weight: float
+    generation_id: int | None
+    created_at: datetime
 
 
 async def counts(session: AsyncSession, character: str) -> dict[str, int]:
@@ -95,34 +111,44 @@ async def page(session: AsyncSession, filters: Filters, before: int | None, limi
     """Newest first, from the first id below `before`: the next page costs what the first does."""
     # The order is the index's own where words are searched, so that no row is sorted.
     key = search.rowid if filters.q else Annotation.id
-    query = _filtered(filters).order_by(key.desc()).limit(limit)
+    query = _filtered(session, filters).order_by(key.desc()).limit(limit)
     return (await session.scalars(query if before is None else query.where(key < before))).all()
 
 
 async def ids(session: AsyncSession, filters: Filters) -> Sequence[int]:
     """The ids of all that the filters find."""
-    return (await session.scalars(_filtered(filters).with_only_columns(Annotation.id))).all()
+    return (await session.scalars(_filtered(session, filters).with_only_columns(Annotation.id))).all()
 
 
-async def oldest_first(session: AsyncSession, character: str, batch: int = 500) -> AsyncIterator[Sequence[Annotation]]:
-    """All annotations of the character that are not deleted, as they were made, in batches of one snapshot."""
-    query = select(Annotation).where(Annotation.character == character, Annotation.deleted_at.is_(None))
-    query, last = query.order_by(Annotation.id).limit(batch), 0
-    while found := (await session.scalars(query.where(Annotation.id > last))).all():
+async def oldest_first(
+    session: AsyncSession, character: str, batch: int = PART, after: int = 0
+) -> AsyncIterator[Sequence[Choice]]:
+    """All annotations of the character that are not deleted, by their ids above `after`, in batches of one snapshot."""
+    columns = [getattr(Annotation, name) for name in Choice._fields]
+    query = select(*columns).where(Annotation.character == character, Annotation.deleted_at.is_(None))
+    query, last = query.order_by(Annotation.id).limit(batch), after
+    while found := [Choice._make(row) for row in await session.execute(query.where(Annotation.id > last))]:
         yield found
         last = found[-1].id
 
 
-def _filtered(filters: Filters) -> Select[Annotation]:
+async def undeleted(session: AsyncSession, character: str) -> int:
+    """How many annotations of the character are not deleted."""
+    query = select(func.count()).where(Annotation.character == character, Annotation.deleted_at.is_(None))
+    return (await session.execute(query)).scalar_one()
+
+
+def _filtered(session: AsyncSession, filters: Filters) -> Select[Annotation]:
     query = select(Annotation).where(Annotation.character == filters.character)
     query = query.where(Annotation.deleted_at.is_not(None) if filters.deleted else Annotation.deleted_at.is_(None))
     if filters.q:
-        query = query.join(search.index, search.rowid == Annotation.id).where(search.matches(filters.q))
+        query = query.join(search.index, search.rowid == Annotation.id).where(search.matches(session, filters.q))
     for column in (Annotation.mode, Annotation.verdict, Annotation.adapter, Annotation.annotator):
         if (wanted := getattr(filters, column.key)) is not None:
             query = query.where(column == wanted)
     if filters.reason is not None:
-        tag = func.json_each(Annotation.reasons).table_valued("value")
+        each = func.json_array_elements_text if search.is_postgresql(session) else func.json_each
+        tag = each(Annotation.reasons).table_valued("value")
         query = query.where(select(tag).where(tag.c.value == filters.reason).exists())
     if filters.since is not None:
         query = query.where(Annotation.created_at >= filters.since)

@@ -57,6 +57,12 @@ async def of_annotation(session: AsyncSession, annotation: int) -> Sequence[tupl
     return (await session.execute(query.where(Event.annotation_id == annotation).order_by(Event.id))).all()
 
 
+async def last_event(session: AsyncSession, character: str) -> int | None:
+    """The newest event of the character's annotations."""
+    newest = select(Step.id).where(Step.character == character).order_by(Step.id.desc()).limit(1).scalar_subquery()
+    return (await session.execute(select(func.max(Event.id)).where(Event.step_id == newest))).scalar_one()
+
+
 async def replaced(session: AsyncSession, numbers: Sequence[int]) -> Sequence[tuple[int, Fields]]:
     """What each change of these annotations replaced."""
     query = select(Event.annotation_id, Event.before).where(Event.annotation_id.in_(numbers))

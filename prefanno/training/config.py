@@ -15,9 +15,11 @@ Defaults, each with its source:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from prefanno.snapshot import Manifest
+
+FORMAT = "sharegpt"  # of the data that the recipe reads
 LORA = {"r": 16, "alpha": 32, "dropout": 0.0}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "sft": {"learning_rate": 3e-4, "epochs": 4, "batch_size": 4},
@@ -40,15 +42,12 @@ class RunConfig:
     seed: int = 0
 
 
-def stages(exported: dict[Path, int]) -> list[dict[str, Any]]:
-    """SFT on the roleplay set if it has rows, then SimPO on the preference set if it has rows.
-
-    `exported` maps each exported file to its number of rows.
-    """
+def stages(manifest: Manifest) -> list[dict[str, Any]]:
+    """SFT on the roleplay set if it has rows, then SimPO on the preference set if it has rows."""
     methods = {"roleplay": "sft", "preference": "simpo"}
-    found = {path.stem.rpartition("_")[2]: path for path, rows in exported.items() if rows}
+    files = {dataset: f"{manifest.character}_{dataset}.json" for dataset in methods}
     return [
-        {"method": method, "file": f"data/{found[dataset].name}", **DEFAULTS[method]}
+        {"method": method, "file": f"data/{files[dataset]}", **DEFAULTS[method]}
         for dataset, method in methods.items()
-        if dataset in found
+        if manifest.files[files[dataset]].rows
     ]

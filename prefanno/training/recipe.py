@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from prefanno.prompting import ChatTemplate, conversation
-from prefanno.rows import Row, exporter
-from prefanno.training.config import RunConfig
+from prefanno.rows import Fault, Row, reader
+from prefanno.training.config import FORMAT, RunConfig
 
 
 def main(path: str) -> None:
@@ -69,7 +69,9 @@ def _model(config: RunConfig) -> tuple[Any, Any]:
 def _usable(stage: dict[str, Any], template: ChatTemplate, max_length: int) -> list[dict[str, str]]:
     """The stage's rows as prompt and replies, without those that would teach nothing; says how many of each."""
     rows, left_out = [], Counter[str]()
-    for row in exporter("sharegpt").reading(Path(stage["file"])):
+    for line, row in reader(FORMAT).reading(Path(stage["file"])):
+        if isinstance(row, Fault):
+            raise ValueError(f"{stage['file']}, line {line}: {row}")
         texts = _pair(row, template, left_out) if stage["method"] == "simpo" else _single(row, template)
         longest = max(_tokens(template, texts["prompt"] + text) for name, text in texts.items() if name != "prompt")
         if stage["method"] == "simpo" and texts["chosen"] == texts["rejected"]:

@@ -10,10 +10,9 @@ import asyncio
 import errno
 import json
 import logging
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -21,11 +20,13 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from prefanno import snapshot
 from prefanno.db import runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run, now
-from prefanno.errors import NoTraining, PrefannoError, StorageFull, TrainingRunning
+from prefanno.errors import NoTraining, PrefannoError, SnapshotDamaged, StorageFull, TrainingRunning
 from prefanno.settings import Settings
+from prefanno.snapshot import Manifest
 from prefanno.training import adapters, process
 from prefanno.training.config import RunConfig
 from prefanno.training.log import Line, RunLog
@@ -71,8 +72,8 @@ class Supervisor:
             else:
                 await self._publish_rest()
 
-    async def start(self, config: RunConfig, data: Iterable[Path]) -> Run:
-        """Start a run on copies of the data files. Raises TrainingRunning, StorageFull."""
+    async def start(self, config: RunConfig, folder: Path, manifest: Manifest) -> Run:
+        """Start a run on a copy of the snapshot in `folder`. Raises TrainingRunning, SnapshotDamaged, StorageFull."""
         if self.running:
             raise TrainingRunning
         self.running = True
@@ -84,11 +85,11 @@ class Supervisor:
                 raise
             self.last_run, self.log = run, RunLog(self._folder(run.id))
             try:
-                await asyncio.to_thread(_prepare, self._folder(run.id), config, list(data))
+                await asyncio.to_thread(_prepare, self._folder(run.id), config, folder, manifest)
                 await self._spawn(self._folder(run.id))
-            except OSError as error:
+            except (OSError, SnapshotDamaged) as error:
                 await self._settled({"state": "failed", "exit_code": None, "reason": f"could not start: {error}"})
-                if error.errno == errno.ENOSPC:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise StorageFull from error
                 raise
             self._tell(Status(running=True))
@@ -221,12 +222,11 @@ def train_script(settings: Settings) -> Path:
     return Path(settings.train_script or str(files("prefanno") / "train.sh")).expanduser().absolute()
 
 
-def _prepare(folder: Path, config: RunConfig, data: list[Path]) -> None:
+def _prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest) -> None:
     if folder.exists():  # of another database: its runs had the same numbers
         folder.rename(folder.with_name(f"{folder.name}-before-{int(time.time())}"))
     (folder / "data").mkdir(parents=True)
-    for file in data:
-        shutil.copy(file, folder / "data")
+    snapshot.copy(exported, folder / "data", manifest)
     (folder / "config.json").write_text(json.dumps(asdict(config), ensure_ascii=False, indent=2) + "\n")
 
 

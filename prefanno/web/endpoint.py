@@ -24,7 +24,10 @@ SPEC = "__endpoint__"
 
 @dataclass(frozen=True)
 class Spec:
-    """What the OpenAPI document says of an endpoint; `failures` are the statuses it can end in beside 200."""
+    """What the OpenAPI document says of an endpoint; `failures` are the statuses it can end in beside 200.
+
+    `upload`: the body is a file, which the handler reads itself. `download` is the type of an answer that is a file.
+    """
 
     summary: str
     answer: type[Schema] | None
@@ -32,6 +35,8 @@ class Spec:
     body_required: bool
     query: type[Schema] | None
     failures: tuple[int, ...]
+    upload: bool
+    download: str | None
 
 
 def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
@@ -42,6 +47,8 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
     body_required: bool = True,
     query: type[Schema] | None = None,
     failures: tuple[int, ...] = (),
+    upload: bool = False,
+    download: str | None = None,
 ) -> Callable[[Callable[..., Awaitable[web.StreamResponse]]], Handler]:
     """Declare a handler that takes the request and, where there is a schema, the validated body or query."""
 
@@ -54,7 +61,7 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
                 return await handler(request, bodies.parameters(query(), request.query))
             return await handler(request)
 
-        setattr(handle, SPEC, Spec(summary, answer, body, body_required, query, failures))
+        setattr(handle, SPEC, Spec(summary, answer, body, body_required, query, failures, upload, download))
         return handle
 
     return declare

@@ -39,7 +39,7 @@ class Text(fields.String):
         if not isinstance(value, str):
             raise self.make_error("invalid")
         if fault := text.fault(value):
-            raise ValidationError(fault)
+            raise ValidationError(fault.detail)
         return value
 
 

@@ -62,10 +62,12 @@ def _operation(declared: Spec, path: str, method: str) -> dict[str, Any]:
     if declared.body is not None:
         statuses |= {400, 413, 415}
         operation["requestBody"] = {"required": declared.body_required, **_json(declared.body)}
+    if declared.upload:
+        operation["requestBody"] = {"required": True, **_file("application/octet-stream")}
     if declared.query is not None:
         statuses |= {400}
         operation["parameters"].append({"in": "query", "schema": declared.query})
-    answer = _json(declared.answer) if declared.answer else {}
+    answer = _json(declared.answer) if declared.answer else _file(declared.download) if declared.download else {}
     failures = {str(status): {"description": REFUSALS[status], **_json(answers.Failure)} for status in sorted(statuses)}
     operation["responses"] = {"200": {"description": "成功", **answer}, **failures}
     return operation
@@ -73,6 +75,10 @@ def _operation(declared: Spec, path: str, method: str) -> dict[str, Any]:
 
 def _json(schema: type[Schema]) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": schema}}}
+
+
+def _file(content_type: str) -> dict[str, Any]:
+    return {"content": {content_type: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 def _name(schema: Any) -> str:

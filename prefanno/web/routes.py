@@ -2,7 +2,18 @@
 
 from aiohttp import web
 
-from prefanno.web import annotations, characters, conversations, dataset, docs, generation, health, model, training
+from prefanno.web import (
+    annotations,
+    characters,
+    conversations,
+    dataset,
+    docs,
+    generation,
+    health,
+    model,
+    training,
+    transfers,
+)
 
 ROUTES = [
     web.get("/health", health.show),
@@ -28,6 +39,9 @@ ROUTES = [
     web.post("/api/characters", characters.create),
     web.post("/api/characters/{slug}/edit", characters.edit),
     web.post("/api/characters/{slug}/select", characters.select),
+    web.get("/api/formats", transfers.show_formats),
+    web.get("/api/export", transfers.export),
+    web.post("/api/import", transfers.load),
     web.post("/api/train/start", training.start),
     web.post("/api/train/stop", training.stop),
     web.get("/api/train/status", training.status),

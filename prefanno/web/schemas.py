@@ -137,6 +137,22 @@ class ListSchema(CharacterSchema):
     limit = QueryWhole(load_default=10, validate=between(1, 1000))
 
 
+class ExportSchema(CharacterSchema):
+    """`GET /api/export`; with `run`, the data of that run, whatever else is named."""
+
+    format = Text(load_default="sharegpt")
+    run = QueryWhole(load_default=None, allow_none=False)
+
+
+class ImportSchema(CharacterSchema):
+    """`POST /api/import`; the body is the file."""
+
+    format = Text(load_default="sharegpt")
+    dry_run = QueryTruth(load_default=False)
+    skip_bad = QueryTruth(load_default=False)
+    skip_near = QueryTruth(load_default=False)
+
+
 def reasons(default: Any = missing) -> fields.List[Any]:
     """Tags that say why."""
     texts = Text(validate=at_most(100), error_messages=REQUIRED)

@@ -1,0 +1,30 @@
+"""Which rows say the same: word for word, or but for what a reader would pass over. Pure; no database."""
+
+import re
+import unicodedata
+from hashlib import blake2b
+
+import orjson
+
+from prefanno.rows import Row
+
+WORDLESS = re.compile(r"[\W_]+")
+
+
+def exact(row: Row) -> bytes:
+    """The same for rows that are equal word for word; when they were made and what they weigh is not asked."""
+    sides = (row.chosen, row.chosen_thinking, row.rejected, row.rejected_thinking)
+    said = [row.mode, row.system_prompt, row.context, row.human_input, *sides]
+    return blake2b(orjson.dumps(said), digest_size=16).digest()
+
+
+def near(row: Row) -> bytes:
+    """The same for rows whose turns and replies differ only in case, width, punctuation and white space."""
+    turns = [turn["content"] for turn in row.context]
+    said = [normalised(text) for text in (*turns, row.human_input, row.chosen or "", row.rejected or "")]
+    return blake2b(orjson.dumps(said), digest_size=16).digest()
+
+
+def normalised(text: str) -> str:
+    """Letters and digits in their compatibility form (NFKC), case folded; of a text without any, the text itself."""
+    return WORDLESS.sub("", unicodedata.normalize("NFKC", text).casefold()) or text

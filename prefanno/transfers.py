@@ -1,0 +1,107 @@
+"""What the commands export and import do in the terminal: show progress, say what was written and what is wrong."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from prefanno import persona, snapshot
+from prefanno.annotation import imports
+from prefanno.annotation.export import export
+from prefanno.annotation.imports import Options, Place, Report, Source
+from prefanno.db import annotations, characters
+from prefanno.db.engine import Database
+from prefanno.errors import ImportStopped
+from prefanno.rows import reader, writer
+from prefanno.settings import Settings
+from prefanno.snapshot import Manifest
+
+
+async def write_files(settings: Settings, form: str, folder: Path, slug: str | None) -> None:
+    """Export a character's annotations and say what was written."""
+    writer(form)  # an unknown one is told before anything is read
+    async with Database.open(settings.database) as database:
+        async with database.read() as session:
+            character = (await characters.get(session, slug)).slug
+            size = await annotations.undeleted(session, character)
+        with _bar("exporting", size) as tell:
+            manifest = await export(database, form, folder, character, tell=tell)
+    _say(folder, manifest)
+
+
+def give_back(settings: Settings, run: int, folder: Path) -> None:
+    """Copy the data that a run was trained on, verified, and say what was written."""
+    _say(folder, snapshot.give_back(settings.runs / str(run) / "data", folder))
+
+
+async def read_files(settings: Settings, form: str, files: Sequence[Path], slug: str | None, options: Options) -> bool:
+    """Import files, say what was found; return whether all of it could be used. Ctrl-C stops it, nothing is stored."""
+    reads = reader(form)
+    async with Database.open(settings.database) as database:
+        async with database.read() as session:
+            character = await characters.get(session, slug)
+        source = Source(reads, files, character.slug, persona.of(character, settings))
+        with _bar("rows read and stored", None) as tell, _interruptible(tell) as stoppable:
+            report = await imports.load(database, source, options, stoppable)
+    _tell_bad(report)
+    _tell_near(report, options)
+    stored = "would be added" if options.dry_run else "annotations added"
+    click.echo(f"{report.added} {stored}, {report.duplicates} were there already, or twice in the files")
+    return options.skip_bad or not report.bad
+
+
+def _say(folder: Path, manifest: Manifest) -> None:
+    for name, file in manifest.files.items():
+        click.echo(f"{file.rows} rows in {folder / name}")
+    for loss, rows in manifest.losses.items():
+        click.echo(f"the format {manifest.format} cannot hold `{loss}`: {rows} rows (see docs/exporters.md)")
+    click.echo(f"manifest: {folder / manifest.name}")
+
+
+def _tell_bad(report: Report) -> None:
+    for place, fault in report.bad_rows:
+        click.echo(f"{_at(place)}: {fault}", err=True)
+    if report.bad > len(report.bad_rows):
+        click.echo(f"and {report.bad - len(report.bad_rows)} bad rows more", err=True)
+
+
+def _tell_near(report: Report, options: Options) -> None:
+    for place in report.near_rows:
+        click.echo(f"{_at(place)}: near duplicate", err=True)
+    if report.near:
+        click.echo(
+            f"{report.near} near duplicates (but for case, punctuation, white space) were "
+            + ("left out" if options.skip_near else "not left out; --skip-near leaves them out")
+        )
+
+
+def _at(place: Place) -> str:
+    return f"{place.file}, line {place.line}"
+
+
+@contextmanager
+def _bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on a terminal, nothing elsewhere."""
+    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        yield bar.update
+
+
+@contextmanager
+def _interruptible(tell: Callable[[int], None]) -> Iterator[Callable[[int], None]]:
+    """`tell`, which raises ImportStopped after Ctrl-C: a transaction under way must be undone, not cut off."""
+    loop, interrupted = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGINT, interrupted.set)
+
+    def stoppable(rows: int) -> None:
+        if interrupted.is_set():
+            raise ImportStopped
+        tell(rows)
+
+    try:
+        yield stoppable
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
