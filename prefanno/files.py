@@ -37,6 +37,12 @@ def place(stage: Path, folder: Path, last: str) -> None:
     sync(folder)
 
 
+def write(path: Path, content: bytes) -> None:
+    """A new file with this content."""
+    with path.open("xb") as file:
+        file.write(content)
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """One process at a time in this folder. Raises BlockingIOError where another has it and `wait` is false."""

@@ -90,7 +90,7 @@ def to_annotation(character: str, row: Row) -> Annotation:
     replies = [Reply(content, thinking, rank) for content, thinking, rank in rows if content is not None]
     verdict = "best" if len(replies) == 2 else "good" if row.rejected is None else "bad"  # noqa: PLR2004 - both sides
     if verdict == "bad":
-        replies = [replace(reply, rank=None) for reply in replies]
+        replies = [reply._replace(rank=None) for reply in replies]
     return Annotation(
         character=character,
         mode=row.mode,
@@ -111,17 +111,21 @@ def to_rows(annotation: Annotation | Choice, whole: bool) -> list[Row]:
     the reply that it is better than first. All else is single, with the earlier turns as context.
     """
     replies = history.replies(annotation)
-    pairs = choices.pairs(annotation.verdict, replies, annotation.weight)
-    found: list[Side] = [("single", pair.chosen, pair.rejected, pair.weight) for pair in pairs]
-    found += [
-        ("single", one.reply if one.good else None, None if one.good else one.reply, one.weight)
-        for one in choices.unpaired(annotation.verdict, replies, annotation.weight)
-    ]
-    best = choices.best(annotation.verdict, replies)
-    if annotation.mode == "multi" and best is not None and whole:
+    found = _sides(annotation, replies)
+    if annotation.mode == "multi" and whole and (best := choices.best(annotation.verdict, replies)) is not None:
         _, _, rejected, weight = found[0] if found else ("", None, None, annotation.weight)
         found[:1] = [("multi", best, rejected, weight)]
     return [_row(annotation, *side) for side in found]
+
+
+def _sides(annotation: Annotation | Choice, replies: Sequence[Reply]) -> list[Side]:
+    pairs = choices.pairs(annotation.verdict, replies, annotation.weight)
+    if pairs:
+        return [("single", pair.chosen, pair.rejected, pair.weight) for pair in pairs]
+    return [
+        ("single", one.reply if one.good else None, None if one.good else one.reply, one.weight)
+        for one in choices.unpaired(annotation.verdict, replies, annotation.weight)
+    ]
 
 
 def sides(annotation: Annotation | Choice) -> tuple[Reply | None, Reply | None]:

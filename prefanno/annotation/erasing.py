@@ -31,7 +31,7 @@ async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
         erased += len(part)
     await steps.forget_empty_steps(session)
     removed = await generations.remove(session, turns)
-    await session.execute(search.MERGE)  # until its parts are merged, the index holds tokens of what was taken out
+    await search.merge(session)
     return Erased(erased, events_erased, len(removed), len(set(turns) - removed))
 
 

@@ -7,7 +7,6 @@ the state of being deleted; so undoing any step is: set every field back to what
 """
 
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -31,7 +30,7 @@ def replies(annotation: Annotation | Choice) -> list[Reply]:
 
 def stored(among: Sequence[Reply]) -> list[dict[str, Any]]:
     """Replies as the table holds them."""
-    return [asdict(reply) for reply in among]
+    return [reply._asdict() for reply in among]
 
 
 async def add(

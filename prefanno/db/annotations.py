@@ -124,10 +124,11 @@ async def oldest_first(
     session: AsyncSession, character: str, batch: int = PART, after: int = 0
 ) -> AsyncIterator[Sequence[Choice]]:
     """All annotations of the character that are not deleted, by their ids above `after`, in batches of one snapshot."""
-    columns = [getattr(Annotation, name) for name in Choice._fields]
-    query = select(*columns).where(Annotation.character == character, Annotation.deleted_at.is_(None))
-    query, last = query.order_by(Annotation.id).limit(batch), after
-    while found := [Choice._make(row) for row in await session.execute(query.where(Annotation.id > last))]:
+    table = Annotation.metadata.tables[Annotation.__tablename__].c
+    query = select(*(table[name] for name in Choice._fields))
+    query = query.where(table.character == character, table.deleted_at.is_(None)).order_by(table.id).limit(batch)
+    last = after
+    while found := [Choice._make(row) for row in await session.execute(query.where(table.id > last))]:
         yield found
         last = found[-1].id
 

@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import combinations, product
 from typing import Any
 
@@ -99,17 +98,17 @@ def _tied(verdict: str, replies: Sequence[Reply], weight: float) -> list[Pair]:
 
 def _eager(verdict: str, replies: Sequence[Reply], weight: float) -> list[Pair]:
     """Those who are not judged are taken for the worst."""
-    return choices.pairs(verdict, [replace(reply, rank=reply.rank or 99) for reply in replies], weight)
+    return choices.pairs(verdict, [reply._replace(rank=reply.rank or 99) for reply in replies], weight)
 
 
 WRONG: list[tuple[str, Rule]] = [
-    ("contradiction", _with(lambda pair: replace(pair, chosen=pair.rejected, rejected=pair.chosen))),
-    ("best beaten", _with(lambda pair: replace(pair, chosen=pair.rejected, rejected=pair.chosen))),
+    ("contradiction", _with(lambda pair: pair._replace(chosen=pair.rejected, rejected=pair.chosen))),
+    ("best beaten", _with(lambda pair: pair._replace(chosen=pair.rejected, rejected=pair.chosen))),
     ("tie", _tied),
     ("not judged", _eager),
     ("missing", lambda verdict, replies, weight: choices.pairs(verdict, replies, weight)[1:]),
     ("twice", lambda verdict, replies, weight: 2 * choices.pairs(verdict, replies, weight / 2)),
-    ("weight", _with(lambda pair: replace(pair, weight=1.0))),
+    ("weight", _with(lambda pair: pair._replace(weight=1.0))),
 ]
 
 
@@ -171,7 +170,7 @@ def test_each_verdict_gives_what_the_table_says(
 
 def test_several_good_replies_are_good_each() -> None:
     """Every reply of rank 1 is good by itself, with a share of the weight; the one not judged is not."""
-    replies = [replace(reply, rank=rank) for reply, rank in zip(ABC, (1, None, 1), strict=True)]
+    replies = [reply._replace(rank=rank) for reply, rank in zip(ABC, (1, None, 1), strict=True)]
     assert choices.unpaired("good", replies, 3.0) == [Unpaired(replies[0], True, 1.5), Unpaired(replies[2], True, 1.5)]
 
 
@@ -179,9 +178,9 @@ def test_deciding_changes_nothing_but_ranks() -> None:
     """Content, thinking and ordinal stay; an edited reply is no candidate, and the original keeps all it was."""
     for verdict, said, *_ in TABLE:
         if verdict != "edit":
-            assert [replace(reply, rank=None) for reply in choices.decide(verdict, ABC, **said)] == ABC
+            assert [reply._replace(rank=None) for reply in choices.decide(verdict, ABC, **said)] == ABC
     edited = choices.decide("edit", ABC, chosen=2, content="d", thinking="hm")
-    assert edited == [Reply("d", "hm", 1, None), replace(ABC[1], rank=2)]
+    assert edited == [Reply("d", "hm", 1, None), ABC[1]._replace(rank=2)]
 
 
 NEEDS = {"best": {"chosen"}, "good": {"chosen"}, "ranking": {"ranking"}, "edit": {"chosen", "content"}}
