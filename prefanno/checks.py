@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prefanno import home
-from prefanno.db import file
+from prefanno.db import file, upgrade
 from prefanno.errors import HomeInUse, PrefannoError
 from prefanno.generation import base_model
 from prefanno.generation.model import device
-from prefanno.settings import DEMO, Settings
+from prefanno.settings import DEMO, Postgres, Settings
 from prefanno.training.supervisor import train_script
 from prefanno.web.docs import STATIC
 
@@ -65,12 +65,15 @@ def _disk(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
-    if (revision := file.revision(settings.database)) is None:
-        return "none yet; `prefanno serve` makes it"
+    where = settings.database
+    if (revision := upgrade.revision(where)) is None:
+        return f"{where}: none yet; `prefanno serve` makes it"
     if revision != file.HEAD:
-        raise PrefannoError(f"schema {revision}, not {file.HEAD}; run `prefanno db upgrade`")
-    file.verify(settings.database)
-    return f"schema {revision}, sound"
+        raise PrefannoError(f"{where}: schema {revision}, not {file.HEAD}; run `prefanno db upgrade`")
+    if isinstance(where, Postgres):
+        return f"{where}: schema {revision}"
+    file.verify(where)
+    return f"{where}: schema {revision}, sound"
 
 
 def _base_model(settings: Settings) -> str:

@@ -10,7 +10,7 @@ import click
 
 from prefanno import __version__, home, settings
 from prefanno.db import backup, file, upgrade
-from prefanno.errors import PrefannoError
+from prefanno.errors import InvalidSetting, PrefannoError
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def export_command(form: str, to: Path | None, character: str | None, run: int |
             raise click.UsageError("--run needs --to, the folder for its files")
         transfers.give_back(current, run, to)
         return
-    if file.revision(current.database) != file.HEAD:
+    if upgrade.revision(current.database) != file.HEAD:
         raise click.ClickException(f"no up-to-date database in {current.data}; run `prefanno db upgrade` first")
     asyncio.run(transfers.write_files(current, form, to or current.data, character))
 
@@ -72,7 +72,7 @@ def import_command(form: str, character: str | None, files: tuple[Path, ...], **
     from prefanno import transfers
     from prefanno.annotation.imports import Options
 
-    with _owned() as current:
+    with _writing() as current:
         whole = asyncio.run(transfers.read_files(current, form, files, character, Options(**options)))
     sys.exit(0 if whole else 1)
 
@@ -98,8 +98,9 @@ def db_upgrade() -> None:
 def db_backup(to: Path | None) -> None:
     """Copy the database to one file and verify it; works while the server runs."""
     current = settings.read()
-    target = to or backup.place(current.database)
-    _tell(backup.back_up(current.database, target.absolute()))
+    file_path = _file(current, "pg_dump")
+    target = to or backup.place(file_path)
+    _tell(backup.back_up(file_path, target.absolute()))
     click.echo(f"backup: {target}")
 
 
@@ -108,10 +109,11 @@ def db_backup(to: Path | None) -> None:
 def db_restore(source: Path) -> None:
     """Put a backup in the place of the database, which is backed up first."""
     current = settings.read()
+    file_path = _file(current, "pg_restore")
     with home.owned(current):
-        restored, replaced = backup.restore(source.absolute(), current.database)
+        restored, replaced = backup.restore(source.absolute(), file_path)
     _tell(restored)
-    click.echo(f"restored: {current.database}")
+    click.echo(f"restored: {file_path}")
     if replaced:
         click.echo(f"what it replaced: {replaced}")
 
@@ -129,7 +131,7 @@ def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool)
         raise click.UsageError("name annotations by their ids, or all deleted ones by --deleted")
     if ids and character:
         raise click.UsageError("--character goes with --deleted; an id needs no character")
-    with _owned() as current:
+    with _writing() as current:
         asyncio.run(terminal.erase(current, list(dict.fromkeys(ids)), character, ask=not yes))
 
 
@@ -155,6 +157,13 @@ def doctor() -> None:
     sys.exit(1 if failed else 0)
 
 
+def _file(current: settings.Settings, instead: str) -> Path:
+    """The SQLite file. Raises InvalidSetting where the database is a PostgreSQL."""
+    if isinstance(current.database, settings.Postgres):
+        raise InvalidSetting(f"the database is {current.database}: use PostgreSQL's own {instead}")
+    return current.database
+
+
 def _tell(contents: file.Contents) -> None:
     rows = ", ".join(f"{count} {table}" for table, count in contents.rows.items() if count)
     click.echo(f"schema {contents.revision}, sound: {rows}")
@@ -165,5 +174,17 @@ def _owned() -> Iterator[settings.Settings]:
     """The settings, with the home owned and its database at the newest schema."""
     current = settings.read()
     with home.owned(current):
+        upgrade.upgrade(current.database)
+        yield current
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[settings.Settings]:
+    """The settings, for a command that writes to the database only: PostgreSQL lets one write beside a server."""
+    current = settings.read()
+    if isinstance(current.database, Path):
+        with _owned():
+            yield current
+    else:
         upgrade.upgrade(current.database)
         yield current

@@ -7,8 +7,10 @@ misspelt setting that is silently ignored costs an evening.
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefanno.errors import InvalidSetting
 
@@ -20,8 +22,19 @@ MAX_PORT = 65535
 HERE = Path()
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A PostgreSQL database; as text it has no password, so that it can stand in an error and in a log."""
+
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.url)
+        return f"PostgreSQL {parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class Settings:
     port: int = _setting(8000, "port to listen on, 1-65535")
     home: Path = _setting(HERE, "folder with data/, outputs/ and runs/; default: the current folder")
     model: str = _setting(DEMO, "base model: a folder, a hub id, or `demo` (SmolLM2-135M-Instruct)")
+    database_url: str = _setting("", "postgresql://user:password@host/name; default: an SQLite file", secret=True)
     system_prompt: str = _setting("", "the persona's text; default: 离, in the base model's language")
     train_script: str = _setting("", "script that trains; default: the train.sh that comes with prefanno")
     allowed_hosts: tuple[str, ...] = _setting((), "further names that the Host header may carry, comma-separated")
@@ -44,7 +58,12 @@ class Settings:
         return self.home / "data"
 
     @property
-    def database(self) -> Path:
+    def database(self) -> Path | Postgres:
+        """Where choices are stored: the SQLite file, or what the URL names."""
+        return Postgres(self.database_url) if self.database_url else self.database_file
+
+    @property
+    def database_file(self) -> Path:
         """The SQLite file."""
         return self.data / "prefanno.db"
 
@@ -72,6 +91,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
             values[known[name].name] = _parse(name, environ[name], known[name].default)
     values["home"] = Path(values.get("home", Path())).expanduser().absolute()
     values["cache"] = Path(values.get("cache", "~/.cache/prefanno")).expanduser().absolute()
+    _check_database_url(values.get("database_url", ""))
     values["model"] = _base_model(str(values.get("model", DEMO)))
     return Settings(**values)
 
@@ -107,6 +127,24 @@ def _loopbacks(hosts: tuple[str, ...]) -> tuple[str, ...]:
                 f"use {' or '.join(LOOPBACKS)} and, from elsewhere, an SSH tunnel"
             )
     return resolved
+
+
+def _check_database_url(url: str) -> None:
+    """Refuse what cannot be one, without a word of it: it may hold a password."""
+    if not url:
+        return
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.path.strip("/")) and ("@" in parts.netloc or "@" not in url) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or parts.scheme not in ("postgresql", "postgres"):
+        raise InvalidSetting(
+            "PREFANNO_DATABASE_URL must look like postgresql://user:password@host/name, with / @ : # ? % of the "
+            "password percent-encoded; without it, prefanno uses an SQLite file in PREFANNO_HOME"
+        )
+    if find_spec("asyncpg") is None:
+        raise InvalidSetting("PREFANNO_DATABASE_URL needs a driver: pip install 'prefanno[postgresql]'")
 
 
 def _base_model(name: str) -> str:

@@ -8,7 +8,7 @@ import click
 
 from prefanno.annotation import erasing
 from prefanno.app import opened
-from prefanno.db import annotations, backup, characters, file
+from prefanno.db import annotations, backup, characters, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.errors import NoTraining
@@ -45,7 +45,7 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
                 filters = Filters((await characters.get(session, slug)).slug, deleted=True)
                 numbers = list(await annotations.ids(session, filters))
         if not numbers:
-            file.rewrite(settings.database)  # an erasing before this one may have been killed
+            upgrade.rewrite(settings.database)  # an erasing before this one may have been killed
             print("nothing is deleted")
             return
         async with database.read() as session:
@@ -55,7 +55,7 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
             question = f"Erase {len(numbers)} annotations for good, with their history and candidates?"
             click.confirm(question, abort=True)
         erased = await database.write(lambda session: erasing.erase(session, numbers))
-    file.rewrite(settings.database)  # else their words would lie in it until something is written over them
+    upgrade.rewrite(settings.database)  # else their words would lie in it until something is written over them
     for folder in (settings.data, settings.data / backup.FOLDER):
         backup.clear(folder)
     print(

@@ -1,7 +1,10 @@
-"""What tests share: a home in a temporary folder, the application on it, a tiny random model."""
+"""What tests share: a home in a temporary folder, the application on it, a tiny random model.
+
+A test that uses `settings`, by itself or through another fixture, runs twice: on an SQLite file and on a PostgreSQL.
+"""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,8 @@ from prefanno import home
 from prefanno.app import create_app
 from prefanno.db import upgrade
 from prefanno.db.engine import Database
-from prefanno.settings import Settings
-from tests import tiny
+from prefanno.settings import Postgres, Settings
+from tests import postgres, tiny
 
 pytest_plugins = ["tests.parts"]
 
@@ -29,15 +32,60 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save(tmp_path_factory.mktemp("models") / "tiny")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Both databases for a test that may use one, unless it is marked `sqlite_only`."""
+    if "kind" in metafunc.fixturenames:
+        both = ["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("PostgreSQL"))]
+        only = metafunc.definition.get_closest_marker("sqlite_only")
+        metafunc.parametrize("kind", both[:1] if only else both, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which database the test is on: sqlite or postgresql."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgres.Postgres]:
+    """A PostgreSQL for this run of the tests."""
+    server = postgres.Postgres()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def refilled(postgresql: postgres.Postgres) -> Iterator[postgres.Refilled]:
+    """One database at the newest schema, for each test in turn."""
+    url = postgresql.make()
+    upgrade.upgrade(Postgres(url))
+    with postgres.asking(url) as asker:
+        yield postgres.Refilled(url, asker)
+
+
 @pytest.fixture
-def settings(tmp_path: Path, tiny_model: Path) -> Settings:
-    """A fresh home with the tiny model as its base."""
-    return Settings(home=tmp_path / "home", model=str(tiny_model), cache=tmp_path / "cache")
+def database_url(kind: str, request: pytest.FixtureRequest) -> str:
+    """What PREFANNO_DATABASE_URL says; the database has what a new one has, and nobody uses it."""
+    if kind == "sqlite":
+        return ""
+    found: postgres.Refilled = request.getfixturevalue("refilled")
+    found.refill()
+    return found.url
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny_model: Path, database_url: str) -> Settings:
+    """A fresh home with the tiny model as its base, and a fresh database."""
+    home = tmp_path / "home"
+    return Settings(home=home, model=str(tiny_model), cache=tmp_path / "cache", database_url=database_url)
 
 
 @pytest.fixture
 async def database(settings: Settings) -> AsyncIterator[Database]:
-    """A real SQLite file at the newest schema."""
+    """A real database at the newest schema."""
     with home.owned(settings):
         upgrade.upgrade(settings.database)
         async with Database.open(settings.database) as opened:

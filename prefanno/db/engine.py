@@ -2,37 +2,35 @@
 
 SQLite loses updates or answers "database is locked" when several connections write at once (measured: 473 of 500
 read-modify-writes lost in the driver's default mode). Here every write goes through one queue: the writer takes what
-has gathered, begins one transaction, runs each request in its own SAVEPOINT, commits once with `synchronous=FULL`,
-then answers all. Requests run in the writer's thread, in an event loop of its own: they use their session, and nothing
-that belongs to another loop.
+has gathered, begins one transaction, runs each request in its own SAVEPOINT, commits once to the disk, then answers
+all. Requests run in the writer's thread, in an event loop of its own: they use their session, and nothing that belongs
+to another loop. A file's connections come from `db/sqlite.py`, a PostgreSQL's from `db/postgresql.py`; all else is the
+same.
 """
 
 import asyncio
 import contextlib
-import json
 import queue
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import URL, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db import direct, search
+from prefanno.db import postgresql, sqlite
 from prefanno.errors import DatabaseUnavailable, StorageFull
+from prefanno.settings import Postgres
 
 T = TypeVar("T")
 Work = Callable[[AsyncSession], Awaitable[T]]
 
 GROUP = 256  # requests in one commit; more would only make the first one wait longer
-DURABILITY = "FULL"  # a WAL sync for each commit, before its answers; NORMAL would lose the last in a power cut
 FAULTS_OF_A_REQUEST = (IntegrityError, ProgrammingError, DataError, InterfaceError)
-BUSY_TIMEOUT_S = 5.0  # for another program's lock, such as a backup tool's; prefanno itself never waits for one
+WRONG_DATA = "22"  # PostgreSQL's class of errors of a value
 
 
 @dataclass
@@ -42,12 +40,14 @@ class _Request:
 
 
 class Database:
-    """Open with `Database.open(path)`, as an async context manager. Closing is idempotent, later use raises."""
+    """Opened by `Database.open`, as an async context manager. Closing is idempotent, later use raises."""
 
-    def __init__(self, path: Path) -> None:
-        self._read_engine = _engine(path, "sqlite+aiosqlite", begin="BEGIN", pragmas=("query_only=ON",))
-        durable = ("journal_mode=WAL", f"synchronous={DURABILITY}", "secure_delete=ON")
-        self._write_engine = _engine(path, direct.DRIVER, begin="BEGIN IMMEDIATE", pragmas=durable)
+    def __init__(self, where: Path | Postgres) -> None:
+        if isinstance(where, Path):
+            self._read_engine, self._write_engine = sqlite.readers(where), sqlite.writer(where)
+        else:
+            self._read_engine, self._write_engine = postgresql.readers(where), postgresql.writer(where)
+        self._training = None if isinstance(where, Path) else postgresql.TrainingLock(where)
         self._loop = asyncio.get_running_loop()
         self._asked: list[_Request] = []  # in this step of the loop
         self._queue: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
@@ -58,9 +58,9 @@ class Database:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, path: Path) -> AsyncIterator["Database"]:
-        """A database for the block; the file must have been brought to the newest schema (`db/upgrade.py`)."""
-        database = cls(path)
+    async def open(cls, where: Path | Postgres) -> AsyncIterator["Database"]:
+        """A database for the block; it must have been brought to the newest schema (`db/upgrade.py`)."""
+        database = cls(where)
         try:
             yield database
         finally:
@@ -88,9 +88,23 @@ class Database:
             raise DatabaseUnavailable("the database is closed")
         try:
             async with AsyncSession(self._read_engine) as session:
+                await _reach(session)
                 yield session
         except (DBAPIError, PoolTimeout) as error:
             raise _domain_error(error) from error
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers may use it, too."""
+        return self._training is not None
+
+    async def may_train(self) -> bool:
+        """Whether this server has the right to train. Of several servers one has it; a file is one server's anyway."""
+        return self._training is None or await self._training.held()
+
+    async def take_training(self) -> bool:
+        """Have the right to train, where no other server has it; whether that is so. Raises DatabaseUnavailable."""
+        return self._training is None or await self._training.take()
 
     async def close(self) -> None:
         """Answer what was asked before, then end the writer and close all connections."""
@@ -101,6 +115,8 @@ class Database:
             await self._ended
             self._writer.join()
             await self._read_engine.dispose()
+            if self._training is not None:
+                await self._training.release()
 
     def _hand_over(self) -> None:
         """What was asked in one step of the loop goes to the writer at once."""
@@ -130,6 +146,7 @@ class Database:
         outcomes: list[tuple[_Request, Any]] = []
         try:
             async with AsyncSession(self._write_engine, expire_on_commit=False) as session, session.begin():
+                await _reach(session)
                 outcomes = [(request, await _attempt(session, request.work)) for request in group]
         except Exception as error:  # noqa: BLE001 - nobody may wait forever, whatever went wrong
             outcomes = [(request, _domain_error(error)) for request in group]
@@ -141,10 +158,30 @@ async def _attempt(session: AsyncSession, work: Work[Any]) -> Any:
     try:
         async with session.begin_nested():
             return await work(session)
+    except DatabaseUnavailable:
+        raise  # the connection was lost
     except Exception as error:
-        if isinstance(error, DBAPIError) and not isinstance(error, FAULTS_OF_A_REQUEST):
+        if isinstance(error, DBAPIError) and not _is_of_the_request(error):
             raise  # the disk or the file is at fault, not the request: the whole group fails
         return error
+
+
+def _is_of_the_request(error: DBAPIError) -> bool:
+    if error.connection_invalidated:
+        return False
+    return isinstance(error, FAULTS_OF_A_REQUEST) or _sqlstate(error).startswith(WRONG_DATA)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+async def _reach(session: AsyncSession) -> None:
+    """Begin, so that an error of the connection is not taken for one of what follows."""
+    try:
+        _ = await session.connection()
+    except OSError as error:
+        raise DatabaseUnavailable(f"the database cannot be reached: {error}") from error
 
 
 def _answer(outcomes: Sequence[tuple[_Request, Any]]) -> None:
@@ -158,34 +195,11 @@ def _answer(outcomes: Sequence[tuple[_Request, Any]]) -> None:
 
 
 def _domain_error(error: Exception) -> Exception:
-    if not isinstance(error, DBAPIError):
+    if not isinstance(error, DBAPIError | PoolTimeout):
         return error
     causes = [error, error.__context__] if error.__context__ else [error]
     cause = "; ".join(str(getattr(found, "orig", found)) for found in causes)  # a full disk hides behind its rollback
-    if "disk is full" in cause or "No space left" in cause:
+    full = isinstance(error, DBAPIError) and _sqlstate(error) == postgresql.DISK_FULL
+    if full or "disk is full" in cause or "No space left" in cause:
         return StorageFull()
     return DatabaseUnavailable(f"the database cannot serve now: {cause}", f"数据库暂时不可用：{cause}")
-
-
-def _engine(path: Path, driver: str, begin: str, pragmas: tuple[str, ...]) -> AsyncEngine:
-    # sqlite3 would begin transactions by itself, late and deferred; isolation_level=None leaves that to the event
-    # below.
-    engine = create_async_engine(
-        URL.create(driver, database=str(path)),  # not as text: a path may hold `?` and `%`
-        connect_args={"isolation_level": None, "timeout": BUSY_TIMEOUT_S},
-        json_serializer=partial(json.dumps, ensure_ascii=False),  # Chinese as it is, at half the size
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def set_up(connection: Any, _record: object) -> None:
-        connection.create_function("tokens", 1, search.tokens, deterministic=True)
-        cursor = connection.cursor()
-        for pragma in ("foreign_keys=ON", *pragmas):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin_transaction(connection: Any) -> None:
-        connection.exec_driver_sql(begin)
-
-    return engine

@@ -6,10 +6,10 @@ The answer is stored in the same transaction as the work, so either both are the
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import cast, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db.models import IdempotencyKey
+from prefanno.db.models import ID, IdempotencyKey
 from prefanno.errors import KeyReused
 
 ERASED = ""  # in place of a fingerprint
@@ -19,7 +19,7 @@ Work = Callable[[AsyncSession], Awaitable[Answer]]
 
 async def forget(session: AsyncSession, numbers: Sequence[int]) -> None:
     """Remove all but the keys of what was said of these annotations: a late retry shall not write it anew."""
-    about = IdempotencyKey.answer["id"].as_integer()
+    about = cast(IdempotencyKey.answer["id"].as_string(), ID)
     await session.execute(update(IdempotencyKey).where(about.in_(numbers)).values(fingerprint=ERASED, answer={}))
 
 

@@ -7,10 +7,12 @@ time. Every row that a person or a model made belongs to a character.
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, CheckConstraint, ForeignKey, Index, MetaData, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Index, Integer, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 DEFAULT_CHARACTER = "li"
+# SQLite's integers have 64 bits by any name, but only INTEGER is its row id.
+ID = BigInteger().with_variant(Integer(), "sqlite")
 
 
 def now() -> datetime:
@@ -66,7 +68,7 @@ class Annotation(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
     character: Mapped[str] = mapped_column(ForeignKey("characters.slug"), default=DEFAULT_CHARACTER)
     mode: Mapped[str]
     system_prompt: Mapped[str]
@@ -79,7 +81,7 @@ class Annotation(Base):
     note: Mapped[str | None]
     annotator: Mapped[str | None]
     adapter: Mapped[str | None]
-    generation_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"))
+    generation_id: Mapped[int | None] = mapped_column(ID, ForeignKey("generations.id"))
     listed: Mapped[bool] = mapped_column(default=True)
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
@@ -102,7 +104,7 @@ class Step(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
     character: Mapped[str] = mapped_column(ForeignKey("characters.slug"))
     kind: Mapped[str]
     state: Mapped[str] = mapped_column(default="done")
@@ -116,9 +118,9 @@ class Event(Base):
     __tablename__ = "events"
     __table_args__ = (Index(None, "annotation_id"), Index(None, "step_id"), {"sqlite_autoincrement": True})
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    step_id: Mapped[int] = mapped_column(ForeignKey("steps.id"))
-    annotation_id: Mapped[int] = mapped_column(ForeignKey("annotations.id"))
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
+    step_id: Mapped[int] = mapped_column(ID, ForeignKey("steps.id"))
+    annotation_id: Mapped[int] = mapped_column(ID, ForeignKey("annotations.id"))
     before: Mapped[dict[str, Any]] = mapped_column(JSON)
     after: Mapped[dict[str, Any]] = mapped_column(JSON)
 
@@ -154,7 +156,7 @@ class Generation(Base):
     __tablename__ = "generations"
     __table_args__ = (Index(None, "parent_id"), Index(None, "conversation_id"), {"sqlite_autoincrement": True})
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
     character: Mapped[str] = mapped_column(ForeignKey("characters.slug"), default=DEFAULT_CHARACTER)
     message: Mapped[str]
     context: Mapped[list[dict[str, str]]] = mapped_column(JSON)
@@ -162,8 +164,8 @@ class Generation(Base):
     base_model: Mapped[str]
     adapter: Mapped[str | None]
     seed: Mapped[int]
-    parent_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"))
-    conversation_id: Mapped[int | None] = mapped_column(ForeignKey("generations.id"))
+    parent_id: Mapped[int | None] = mapped_column(ID, ForeignKey("generations.id"))
+    conversation_id: Mapped[int | None] = mapped_column(ID, ForeignKey("generations.id"))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -173,8 +175,8 @@ class Candidate(Base):
     __tablename__ = "candidates"
     __table_args__ = (UniqueConstraint("generation_id", "ordinal"), {"sqlite_autoincrement": True})
 
-    id: Mapped[int] = mapped_column(primary_key=True)
-    generation_id: Mapped[int] = mapped_column(ForeignKey("generations.id"))
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
+    generation_id: Mapped[int] = mapped_column(ID, ForeignKey("generations.id"))
     ordinal: Mapped[int]
     thinking: Mapped[str | None]
     content: Mapped[str]
@@ -191,7 +193,7 @@ class Run(Base):
         {"sqlite_autoincrement": True},
     )
 
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
     character: Mapped[str] = mapped_column(ForeignKey("characters.slug"), default=DEFAULT_CHARACTER)
     state: Mapped[str] = mapped_column(default="running")
     base_model: Mapped[str]
