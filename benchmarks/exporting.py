@@ -10,8 +10,8 @@ their own, in turn, five times each; memory is the peak of a process over that o
 
 import hashlib
 import os
-import statistics
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,15 +38,15 @@ def main() -> None:
         fill(home, size)
         fill(empty, 0)
         print(f"filled {size:,} pairs in {time.monotonic() - started:.0f} s", flush=True)
-        bare = [_measured(_bare(home, Path(folder) / FILE)) for _ in range(1)]
-        idle = _measured(_export(empty, "sharegpt", Path(folder) / "idle"))[1]
+        bare = [measured(_bare(home, Path(folder) / FILE)) for _ in range(1)]
+        idle = measured(_export(empty, "sharegpt", Path(folder) / "idle"))[1]
         print("\n| export | seconds, median | rows/s | speed to the bare loop | peak over idle, MiB |")
         print("| --- | --- | --- | --- | --- |")
         exports: dict[str, list[tuple[float, int]]] = {form: [] for form in FORMATS}
         for _ in range(TIMES):
-            bare.append(_measured(_bare(home, Path(folder) / FILE)))
+            bare.append(measured(_bare(home, Path(folder) / FILE)))
             for form, found in exports.items():
-                found.append(_measured(_export(home, form, Path(folder) / "out")))
+                found.append(measured(_export(home, form, Path(folder) / "out")))
         peer = statistics.median(seconds for seconds, _ in bare[1:])
         print(f"| bare sqlite3 and orjson | {peer:.2f} | {size / peer:,.0f} | 1 | |")
         for form, found in exports.items():
@@ -57,7 +57,7 @@ def main() -> None:
         print(f"\nthe bare loop's file and the export's are {'the same bytes' if same else 'DIFFERENT'}")
 
 
-def _measured(command: list[str]) -> tuple[float, int]:
+def measured(command: list[str]) -> tuple[float, int]:
     """Seconds and peak memory, in bytes, of a process."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -93,7 +93,7 @@ def bare(database: str, file: str) -> None:
         "SELECT mode, system_prompt, context, human_input, replies, created_at FROM annotations"
         " WHERE character = 'li' AND deleted_at IS NULL AND verdict = 'best' ORDER BY id"
     )
-    with open(file, "wb") as out:
+    with Path(file).open("wb") as out:
         out.write(b"[")
         comma = b"\n"
         for mode, system, context, human_input, stored, created_at in connection.execute(query):

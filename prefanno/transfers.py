@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import click
@@ -85,8 +86,9 @@ def _at(place: Place) -> str:
 
 @contextmanager
 def _bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on a terminal, nothing elsewhere."""
-    with click.progressbar(length=length, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+    """A progress bar on a terminal, nothing elsewhere; where the length is not known, a counter."""
+    hidden, endless = not sys.stderr.isatty(), repeat(None) if length is None else None
+    with click.progressbar(endless, length, label, show_pos=True, file=sys.stderr, hidden=hidden) as bar:
         yield bar.update
 
 
