@@ -95,6 +95,13 @@ def json_array(file: Path) -> Entries:
             yield scanner.line, fault
 
 
+def json_entries(file: Path) -> Entries:
+    """The entries of a JSON list or of JSON lines, whichever the file begins as."""
+    with file.open("rb") as stream:
+        start = stream.read(CHUNK).removeprefix(BYTE_ORDER_MARK).lstrip()
+    return json_lines(file) if start.startswith(b"{") else json_array(file)
+
+
 def too_long() -> Fault:
     """An entry takes more than memory is meant for."""
     size = LONGEST >> 20

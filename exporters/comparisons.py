@@ -1,0 +1,143 @@
+"""Replies to one prompt that people compared on another platform: where its records hold them, and what follows."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import combinations, product
+
+from prefanno.rows import Fault, Row
+
+from .thinking import split
+from .values import Entry, Turns, must_be, turns
+
+# Neither platform's export says which field is what, so the names that its templates and tools use decide.
+PROMPTS = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat")
+STEMS = ("response", "answer", "reply", "completion", "generation", "generations", "output", "pairtext", "text")
+MARKED = re.compile(rf"({'|'.join(STEMS)})[-_ ]?(\d{{1,2}}|[a-h])", re.IGNORECASE)
+SIDES = ("chosen", "rejected")
+SHORT = 40  # characters of a name that a message quotes
+MOST = 50  # replies in a ranking, which makes 1,225 pairs; Argilla asks for no more either
+
+KINDS = {"task": "任务", "annotation": "标注", "record": "记录", "user": "用户"}
+
+Pairs = Sequence[tuple[str, str]]  # the better and the worse reply of each
+
+
+def reply_fields(names: Iterable[str]) -> dict[str, str]:
+    """The fields of the replies, by what tells them apart: `response_1` by "1", `chosen` by its name. Raises Fault."""
+    found: dict[str, dict[str, str]] = {}
+    sides: dict[str, str] = {}
+    names = list(names)
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        if parts := MARKED.fullmatch(name):
+            found.setdefault(parts[1].lower(), {})[parts[2].lower()] = name
+        elif name.lower() in SIDES:
+            sides[name.lower()] = name
+    for fields in (*(found.get(stem, {}) for stem in STEMS), sides):
+        if len(fields) > 1:
+            return fields
+    looked_for = "response1 and response2, answer_a and answer_b, chosen and rejected, or the like"
+    chinese = "response1 与 response2、answer_a 与 answer_b、chosen 与 rejected 等"
+    raise Fault(
+        f"there are no replies: looked for {looked_for}; the fields are {listed(names)}",
+        f"没有回复：需要 {chinese}；现有字段：{listed(names)}",
+    )
+
+
+def asked(fields: Entry) -> Turns:
+    """What the replies answer: a text, or messages of which the user's is the last. Raises Fault.
+
+    A text in the field `context`, which Argilla's templates have, stands before the prompt; `system_prompt` is what it
+    says.
+    """
+    name = next((name for name in PROMPTS if name in fields), None)
+    if name is None:
+        raise Fault(
+            f"there is no prompt: looked for {', '.join(PROMPTS)}; the fields are {listed(fields.names())}",
+            f"没有提示词：需要以下字段之一：{', '.join(PROMPTS)}；现有字段：{listed(fields.names())}",
+        )
+    if _is_messages(fields, name):
+        return _turns(fields, name, fields.entries(name))
+    context = fields.optional("context")
+    prompt = fields.text(name)
+    return fields.optional("system_prompt") or "", [], f"{context}\n\n{prompt}" if context else prompt
+
+
+def conversation(fields: Entry, names: Iterable[str]) -> tuple[Turns, dict[str, str]]:
+    """What was asked, and the text of each reply by the name of its field, without the fields that are empty.
+
+    A reply may also be messages, of which the assistant's last one is the reply; those before it are what was asked.
+    Raises Fault.
+    """
+    texts: dict[str, str] = {}
+    opening: Turns | None = None
+    for name in names:
+        if fields.get(name) in (None, ""):
+            continue
+        if not _is_messages(fields, name):
+            texts[name] = fields.text(name)
+            continue
+        *before, reply = fields.entries(name) or [Entry({})]
+        if reply.get("role") != "assistant":
+            raise must_be(fields.path + name, "messages that the assistant ends", "以 assistant 消息结尾的消息列表")
+        texts[name] = reply.text("content")
+        if before:
+            said = _turns(fields, name, before)
+            if opening not in (None, said):
+                raise must_be(fields.path + name, "a reply to the same messages as the others", "对相同消息的回复")
+            opening = said
+    return opening or asked(fields), texts
+
+
+def implied(*rankings: Sequence[Sequence[str]]) -> Pairs:
+    """Each reply over each of a worse rank, in every ranking. Raises Fault.
+
+    A ranking goes from best to worst; replies of one rank are tied.
+    """
+    if sum(len(tied) for ranking in rankings for tied in ranking) > MOST:
+        raise Fault(f"more than {MOST} replies are ranked", f"排序的回复超过 {MOST} 条")
+    return [
+        pair for ranking in rankings for better, worse in combinations(ranking, 2) for pair in product(better, worse)
+    ]
+
+
+def rows(said: Turns, pairs: Pairs, texts: Mapping[str, str], created_at: datetime) -> list[Row]:
+    """A row for each pair of replies, named as in `texts`; together they weigh 1. Raises Fault where there is none."""
+    if not pairs:
+        raise Fault("no reply is better than another", "没有一条回复优于另一条")
+    replies = {name: split(text) for name, text in texts.items()}
+    system, context, human_input = said
+    return [
+        Row("single", system, context, human_input, *replies[better], *replies[worse], created_at, 1 / len(pairs))
+        for better, worse in pairs
+    ]
+
+
+def about(fault: Fault, **ids: str | None) -> Fault:
+    """The fault with what it is about: such exports are often a single line, whose number finds nothing."""
+    known = {kind: f"{found:.{SHORT}}" for kind, found in ids.items() if found}
+    if not known:
+        return fault
+    english = ", ".join(f"{kind} {found}" for kind, found in known.items())
+    chinese = "，".join(f"{KINDS[kind]} {found}" for kind, found in known.items())
+    return Fault(f"{english}: {fault}", f"{chinese}：{fault.detail}")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, without end neither in number nor in length."""
+    shown = [str(name)[:SHORT] for name in names]
+    return ", ".join(shown[:20]) + (", …" if len(shown) > 20 else "") or "none"  # noqa: PLR2004
+
+
+def _is_messages(fields: Entry, name: str) -> bool:
+    value = fields.get(name)
+    if not isinstance(value, str | list):
+        raise must_be(fields.path + name, "a text or a list of messages", "文本或消息列表")
+    return isinstance(value, list)
+
+
+def _turns(fields: Entry, name: str, messages: Sequence[Entry]) -> Turns:
+    try:
+        return turns(messages)
+    except Fault as fault:
+        raise Fault(f"{fields.path}{name}: {fault}", f"{fields.path}{name}：{fault.detail}") from None
