@@ -46,6 +46,7 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
         training = Supervisor(settings, database)
         parts.push_async_callback(training.close)
         await training.adopt()
+        await database.take_training()  # else the server that has it trains
         yield Loop(settings, database, engine, training)
 
 

@@ -86,6 +86,13 @@ class SnapshotDamaged(Conflict):
     detail = "快照已损坏，与导出时的内容不一致"
 
 
+class TrainingElsewhere(Conflict):
+    """Of the servers on one database, one trains."""
+
+    english = "another server on this database does the training; start it there, or stop that server first"
+    detail = "训练由连接同一数据库的另一台服务器负责，请在那台服务器上启动训练，或先停止那台服务器"
+
+
 class NotReady(PrefannoError):
     """The state of the machine forbids it now."""
 

@@ -23,6 +23,7 @@ from prefanno.errors import (
     ModelLoaded,
     ModelNotLoaded,
     NothingToTrain,
+    TrainingElsewhere,
     TrainingRunning,
 )
 from prefanno.generation.config import GenerationConfig
@@ -104,7 +105,7 @@ class Loop:
     async def start_training(self, slug: str | None = None) -> Run:
         """Export all of the character's choices, start a run.
 
-        Raises InvalidInput, TrainingRunning, ModelLoaded, NothingToTrain or StorageFull.
+        Raises InvalidInput, TrainingRunning, ModelLoaded, TrainingElsewhere, NothingToTrain or StorageFull.
         """
         if self.training.running or self.starting:
             raise TrainingRunning
@@ -112,6 +113,8 @@ class Loop:
             raise ModelLoaded
         self.starting = True
         try:
+            if not await self.database.take_training():
+                raise TrainingElsewhere
             async with self.database.read() as session:
                 character = (await characters.get(session, slug)).slug
             manifest = await export(self.database, FORMAT, self.settings.data, character)

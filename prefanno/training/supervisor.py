@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from prefanno.training.log import Line, RunLog
 
 TICK_S = 0.1
 BURST = 500  # lines told in one step of the loop
+STARTED = "started"  # the file in a run's folder that says when: another database has other runs of the same numbers
 KEEPER_START_S = 10.0  # a keeper that has not written run.json by then never started
 
 log = logging.getLogger(__name__)
@@ -61,9 +63,13 @@ class Supervisor:
         self.log = RunLog(Path())
 
     async def adopt(self) -> None:
-        """Take up the last run where the server before this one left it."""
+        """Take up the last run where the server before this one left it.
+
+        On a database that others use, too, that is the last run of this home: it alone has the run's files.
+        """
+        here = await asyncio.to_thread(_started, self._settings.runs) if self._database.shared else None
         async with self._database.read() as session:
-            self.last_run = await runs.latest(session)
+            self.last_run = await (runs.latest(session) if here is None else runs.latest_of(session, here))
         if self.last_run is not None:
             self.log = RunLog(self._folder(self.last_run.id))
             if self.last_run.state == "running":
@@ -86,6 +92,7 @@ class Supervisor:
             self.last_run, self.log = run, RunLog(self._folder(run.id))
             try:
                 await asyncio.to_thread(_prepare, self._folder(run.id), config, folder, manifest)
+                (self._folder(run.id) / STARTED).write_text(run.started_at.isoformat())
                 await self._spawn(self._folder(run.id))
             except (OSError, SnapshotDamaged) as error:
                 await self._settled({"state": "failed", "exit_code": None, "reason": f"could not start: {error}"})
@@ -228,6 +235,12 @@ def _prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest
     (folder / "data").mkdir(parents=True)
     snapshot.copy(exported, folder / "data", manifest)
     (folder / "config.json").write_text(json.dumps(asdict(config), ensure_ascii=False, indent=2) + "\n")
+
+
+def _started(folder: Path) -> dict[int, datetime]:
+    """When each run began of which there is a folder."""
+    marks = [mark for mark in folder.glob(f"*/{STARTED}") if mark.parent.name.isdecimal()]
+    return {int(mark.parent.name): datetime.fromisoformat(mark.read_text()) for mark in marks}
 
 
 def _outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Health(Answer):
     database = fields.String(required=True)
     engine = fields.String(required=True)
     training = fields.String(required=True)
+    trains = fields.Boolean(required=True)
 
 
 class LoadedData(Answer):

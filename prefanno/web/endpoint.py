@@ -27,6 +27,7 @@ class Spec:
     """What the OpenAPI document says of an endpoint; `failures` are the statuses it can end in beside 200.
 
     `upload`: the body is a file, which the handler reads itself. `download` is the type of an answer that is a file.
+    `keyed`: where it can end in a conflict, that may be one of the Idempotency-Key.
     """
 
     summary: str
@@ -37,6 +38,7 @@ class Spec:
     failures: tuple[int, ...]
     upload: bool
     download: str | None
+    keyed: bool
 
 
 def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
@@ -49,6 +51,7 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
     failures: tuple[int, ...] = (),
     upload: bool = False,
     download: str | None = None,
+    keyed: bool = True,
 ) -> Callable[[Callable[..., Awaitable[web.StreamResponse]]], Handler]:
     """Declare a handler that takes the request and, where there is a schema, the validated body or query."""
 
@@ -61,7 +64,7 @@ def endpoint(  # noqa: PLR0913 - a declaration; all but the first are named
                 return await handler(request, bodies.parameters(query(), request.query))
             return await handler(request)
 
-        setattr(handle, SPEC, Spec(summary, answer, body, body_required, query, failures, upload, download))
+        setattr(handle, SPEC, Spec(summary, answer, body, body_required, query, failures, upload, download, keyed))
         return handle
 
     return declare

@@ -57,7 +57,7 @@ def _operation(declared: Spec, path: str, method: str) -> dict[str, Any]:
     operation: dict[str, Any] = {"summary": declared.summary, "operationId": name, "parameters": []}
     for place in re.findall(r"{(\w+)}", path):
         operation["parameters"].append({"in": "path", "name": place, "required": True, "schema": {"type": "string"}})
-    if CONFLICT in declared.failures:  # it writes
+    if CONFLICT in declared.failures and declared.keyed:  # it writes
         operation["parameters"].append({"in": "header", "name": HEADER, "schema": {"type": "string"}})
     if declared.body is not None:
         statuses |= {400, 413, 415}

@@ -27,7 +27,14 @@ BACKLOG = 10_000  # messages that wait for a slow client before it is cut off; i
 HEARTBEAT_S = 30.0
 
 
-@endpoint("Start training", body=CharacterSchema, body_required=False, answer=answers.Done, failures=(503, 507))
+@endpoint(
+    "Start training",
+    body=CharacterSchema,
+    body_required=False,
+    answer=answers.Done,
+    failures=(409, 503, 507),
+    keyed=False,
+)
 async def start(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Export all choices of the character and train on them."""
     await request.app[LOOP].start_training(body["character"])

@@ -11,7 +11,7 @@ async def test_health_is_ok_from_the_first_request(client: Client) -> None:
     """With no model loaded and no run, the server is ok, and says so for each part."""
     body = await accepted(await client.get("/health"), answers.Health)
     expected = {"status": "ok", "version": __version__, "database": "ok", "engine": "unloaded", "training": "idle"}
-    assert body == expected | {"reason": None}
+    assert body == expected | {"reason": None, "trains": True}
 
 
 async def test_health_follows_engine_and_training(make_trainer: MakeTrainer) -> None:
