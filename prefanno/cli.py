@@ -118,6 +118,18 @@ def db_restore(source: Path) -> None:
         click.echo(f"what it replaced: {replaced}")
 
 
+@db.command("copy")
+def db_copy() -> None:
+    """Copy the home's SQLite file to the empty PostgreSQL of PREFANNO_DATABASE_URL, and compare both."""
+    from prefanno import terminal
+
+    current = settings.read()
+    if not isinstance(current.database, settings.Postgres):
+        raise InvalidSetting("set PREFANNO_DATABASE_URL to the PostgreSQL that the SQLite file is copied to")
+    with home.owned(current):
+        terminal.copy(current, current.database)
+
+
 @cli.command()
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 10**18 - 1))
 @click.option("--deleted", is_flag=True, help="All annotations of the character that are deleted.")

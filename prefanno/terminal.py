@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import signal
+import sys
 
 import click
 
 from prefanno.annotation import erasing
 from prefanno.app import opened
-from prefanno.db import annotations, backup, characters, upgrade
+from prefanno.db import annotations, backup, characters, copying, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
-from prefanno.errors import NoTraining
-from prefanno.settings import Settings
+from prefanno.errors import DatabaseUnavailable, NoTraining
+from prefanno.settings import Postgres, Settings
 from prefanno.training.log import Line
 from prefanno.training.supervisor import Status, Supervisor
 
@@ -63,6 +64,23 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
         f"generations with their candidates; {erased.kept} generations stay: later turns or other choices need them\n"
         f"not touched: exported files, copies in {settings.runs}, backups in {settings.data / 'backups'}, adapters"
     )
+
+
+def copy(settings: Settings, server: Postgres) -> None:
+    """Copy the SQLite file to the server, with a bar on a terminal; print what each table holds on both sides."""
+    file = settings.database_file
+    if not file.exists():
+        raise DatabaseUnavailable(f"there is no database {file} to copy")
+    for where in (file, server):
+        upgrade.upgrade(where)
+    rows = asyncio.run(copying.size(file))
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(length=rows, label="copying", file=sys.stderr, hidden=hidden) as bar:
+        copied = asyncio.run(copying.copy(file, server, bar.update))
+    print(f"{'table':<18}{'rows':>10}  sha256, the same on both sides")
+    for name, found in copied.items():
+        print(f"{name:<18}{found.rows:>10}  {found.sha256}")
+    print(f"copied {file} to {server}; the file is left as it is")
 
 
 def _show(news: Line | Status) -> None:

@@ -1,0 +1,209 @@
+"""`prefanno db copy`: an SQLite file arrives in an empty PostgreSQL, whole, or not at all."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from prefanno.annotation import dataset, history
+from prefanno.db import annotations, characters, copying, idempotency, upgrade
+from prefanno.db.annotations import Filters
+from prefanno.db.engine import Database
+from prefanno.db.models import Annotation, Base, Candidate, Generation, Run
+from prefanno.errors import Conflict, DatabaseUnavailable
+from prefanno.settings import Postgres
+from tests import postgres
+
+pytestmark = pytest.mark.needs("PostgreSQL")
+
+MOMENT = datetime.fromisoformat("2026-01-27T12:00:00.000001")
+# A copy that kills itself when it tells for the n-th time.
+KILLED = """
+import asyncio, os, pathlib, sys
+from itertools import count
+from prefanno.db import copying
+from prefanno.settings import Postgres
+told = count(1)
+kill = lambda _: next(told) == int(sys.argv[3]) and os.kill(os.getpid(), 9)
+asyncio.run(copying.copy(pathlib.Path(sys.argv[1]), Postgres(sys.argv[2]), kill))
+"""
+
+
+def _annotation(number: int, **fields: Any) -> Annotation:
+    said = f"离你 {number} 🦊 e\u0301 \u202e\n\t\"'\\"
+    replies = [{"content": said[::-1], "thinking": None, "rank": 1, "candidate": None}]
+    made = {"mode": "multi", "system_prompt": "p", "context": [], "human_input": said, "verdict": "good"}
+    return Annotation(**(made | {"character": "li", "replies": replies, "weight": 0.1 + number / 3} | fields))
+
+
+async def _fill(database: Database, rows: int) -> None:
+    """Rows in every table, a deleted annotation, an erased id at the end of two tables, a key with its answer."""
+
+    async def work(session: AsyncSession) -> dict[str, Any]:
+        await characters.create(session, "Ä", "Z", "p\n")
+        await characters.create(session, "a", "a", None)
+        made = [_annotation(number, created_at=MOMENT) for number in range(rows)]
+        await history.add(session, made)
+        await history.add(session, [_annotation(0, character="Ä", reasons=["离", '"'], note="ÄB straße")])
+        turn = Generation(
+            message="m", context=[], settings={"mode": "multi", "t": 1e-7}, base_model="b", seed=2**31 - 1
+        )
+        session.add(turn)
+        await session.flush()
+        turn.conversation_id = turn.id
+        session.add(Generation(message="n", context=[], settings={}, base_model="b", seed=0, parent_id=turn.id))
+        session.add(Candidate(generation_id=turn.id, ordinal=1, content="c", finish_reason="stop", tokens=5))
+        session.add(Run(base_model="b", state="failed", exit_code=-9, reason="x" * 2000, ended_at=MOMENT))
+        session.add(gone := Run(base_model="b", state="failed"))
+        await session.flush()
+        await session.delete(gone)
+        return {"id": made[-1].id, "text": "答"}
+
+    await database.write(idempotency.once("key", "f", work))
+    await database.write(partial(dataset.set_deleted, numbers=[2], deleted=True))
+
+
+@pytest.fixture
+async def file(tmp_path: Path) -> Path:
+    """A filled SQLite file."""
+    made = tmp_path / "prefanno.db"
+    upgrade.upgrade(made)
+    async with Database.open(made) as database:
+        await _fill(database, 2500)
+    return made
+
+
+@pytest.fixture
+def target(postgresql: postgres.Postgres) -> Iterator[Postgres]:
+    """A new database at the newest schema."""
+    url = postgresql.make()
+    upgrade.upgrade(Postgres(url))
+    yield Postgres(url)
+    postgresql.drop(url)
+
+
+async def _everything(where: Path | Postgres) -> dict[str, list[Any]]:
+    """All rows of all tables, as the program reads them."""
+    async with Database.open(where) as database, database.read() as session:
+        return {
+            table.name: sorted(tuple(row) for row in await session.execute(select(table)))
+            if table.name in ("characters", "counts")
+            else [tuple(row) for row in await session.execute(select(table).order_by(*table.primary_key))]
+            for table in Base.metadata.sorted_tables
+        }
+
+
+async def _found(where: Path | Postgres, q: str, of: str) -> list[int]:
+    async with Database.open(where) as database, database.read() as session:
+        return [one.id for one in await annotations.page(session, Filters(of, q=q), None, 100)]
+
+
+async def test_every_row_arrives_as_it_was(file: Path, target: Postgres) -> None:
+    """All tables are equal, value by value; search finds the same; the sums are those of what is there."""
+    heard: list[int] = []
+    copied = await copying.copy(file, target, heard.append)
+    everything = await _everything(file)
+    assert await _everything(target) == everything and all(everything.values())
+    assert {name: found.rows for name, found in copied.items()} == {n: len(rows) for n, rows in everything.items()}
+    assert sum(heard) == await copying.size(file)
+    for q, of in (("你 1999", "li"), ("äb STRASSE", "Ä"), ("nobody", "li")):
+        assert await _found(target, q, of) == await _found(file, q, of)
+    assert await _found(target, "你 1999", "li")
+
+
+async def test_what_is_added_afterwards_gets_new_ids(file: Path, target: Postgres) -> None:
+    """No id is given again, not even that of a row which was gone before the copy; undo goes on where it was."""
+    await copying.copy(file, target, lambda _: None)
+
+    async def add(session: AsyncSession) -> tuple[int, int]:
+        run, annotation = Run(base_model="b"), _annotation(0)
+        session.add(run)
+        await history.add(session, [annotation])
+        return run.id, annotation.id
+
+    async with Database.open(target) as database:
+        assert await database.write(add) == (3, 2502)
+        await database.write(lambda session: history.undo(session, "li"))
+        await database.write(lambda session: history.undo(session, "li"))
+        async with database.read() as session:
+            assert (await annotations.get(session, 2)).deleted_at is None
+
+
+async def test_the_sum_sees_a_changed_letter(file: Path, target: Postgres) -> None:
+    """The control: one letter, one microsecond or one bit of a float changed on one side changes the table's sum."""
+    before = await copying.copy(file, target, lambda _: None)
+    changes = {
+        "annotations": "UPDATE annotations SET human_input = human_input || ' ' WHERE id = 7",
+        "characters": "UPDATE characters SET created_at = created_at + interval '1 microsecond' WHERE slug = 'a'",
+        "events": "UPDATE events SET after = '{\"deleted\":true}' WHERE id = 7",
+    }
+    with postgres.asking(target.url) as asker:
+        for change in changes.values():
+            asker.execute(change)
+    async with copying._begun(copying.postgresql.readers(target)) as connection:
+        after = {table.name: await copying._sum(connection, table, lambda _: None) for table in copying.TABLES}
+    assert {name for name in before if before[name] != after[name]} == set(changes)
+
+
+async def test_a_copy_that_differs_is_not_committed(file: Path, target: Postgres) -> None:
+    """Where the target changes what it is given, nothing of it stays."""
+    with postgres.asking(target.url) as asker:
+        asker.execute(
+            "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN NEW.reason = 'another'; RETURN NEW; END$$;"
+            "CREATE TRIGGER spoil BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION spoil()"
+        )
+    empty = await _everything(target)
+    with pytest.raises(DatabaseUnavailable, match="the copy of runs differs"):
+        await copying.copy(file, target, lambda _: None)
+    assert await _everything(target) == empty
+
+
+@pytest.mark.parametrize(
+    ("holds", "named"),
+    [
+        ("INSERT INTO idempotency_keys VALUES ('k', 'f', '{}', now())", "1 idempotency_keys"),
+        ("UPDATE characters SET system_prompt = 'mine'", "1 characters"),
+        ("INSERT INTO characters VALUES ('mia', now(), 'Mia')", "1 characters"),
+    ],
+)
+async def test_what_a_person_made_is_not_written_over(file: Path, target: Postgres, holds: str, named: str) -> None:
+    """A target that is not as new is refused, naming what it holds, and stays as it is."""
+    with postgres.asking(target.url) as asker:
+        asker.execute(holds)
+    before = await _everything(target)
+    with pytest.raises(Conflict, match=f"is not empty \\({named}\\)"):
+        await copying.copy(file, target, lambda _: None)
+    assert await _everything(target) == before
+
+
+async def test_a_run_under_way_is_waited_for(file: Path, target: Postgres) -> None:
+    """Its end would be written to the file, and the copy would say for ever that it runs."""
+    async with Database.open(file) as database:
+        await database.write(lambda session: session.execute(text("UPDATE runs SET state = 'running'")))
+    with pytest.raises(Conflict, match="run 1 is under way"):
+        await copying.copy(file, target, lambda _: None)
+
+
+def _killed(file: Path, target: Postgres, telling: int) -> bool:
+    command = [sys.executable, "-P", "-c", KILLED, str(file), target.url, str(telling)]
+    return subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
+async def test_a_killed_copy_leaves_nothing(file: Path, target: Postgres) -> None:
+    """Killed at its first batch, midway or in its last comparison, it leaves the target empty; then all arrives."""
+    empty, tables = await _everything(target), len(copying.TABLES)
+    batches = 3 * (tables + 2 * 2)  # two tables of more than 2,500 rows, each in three parts
+    for telling in (1, batches // 3, 2 * batches // 3, batches):
+        assert _killed(file, target, telling)
+        assert await _everything(target) == empty
+    assert not _killed(file, target, batches + 1)
+    assert await _everything(target) == await _everything(file)
