@@ -16,9 +16,10 @@ and an annotation without a choice, which is what a tie is here, are faults, so 
 drafts and reviews are not read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,31 @@ TYPES = ("pairwise", "ranker")  # of the results that are read
 KEYS = ("selected", "ranker")  # of their values
 TWO = 2
 
+Items = Mapping[str | None, Entry]  # those of a list, by their id
+
+
+class Task:
+    """The data of a task; its lists are looked through once, whatever the number of annotations."""
+
+    def __init__(self, data: Entry) -> None:
+        self.data = data
+
+    @cached_property
+    def lists(self) -> Mapping[str, Items]:
+        """The fields that may be of a `<List>`."""
+        return {
+            name: {
+                _id(item, "id"): Entry(item, f"{self.data.path}{name}.{place}.")
+                for place, item in enumerate(self.data.list(name))
+            }
+            for name in self.data.names()
+            if _is_items(self.data.get(name))
+        }
+
 
 @dataclass(frozen=True)
 class Choice:
-    """What a person chose; `tags` are the names of what it is about, as the result has them."""
+    """What a person chose with the tag `name`; `tags` names what the choice is about, as far as the export says."""
 
     name: str
     value: Entry
@@ -54,7 +76,7 @@ def _found(task: Any) -> Iterator[Row | Fault]:
     try:
         entry = Entry(task)
         whole = "annotations" in entry or "data" in entry
-        data = entry.entry("data") if whole else entry
+        of = Task(entry.entry("data") if whole else entry)
         annotations = entry.list("annotations") if whole else [task]
         if not annotations:
             raise _not_annotated()
@@ -63,7 +85,7 @@ def _found(task: Any) -> Iterator[Row | Fault]:
         return
     for annotation in annotations:
         try:
-            yield from _annotated(data, Entry(annotation, "annotation.")) if whole else _flat(data)
+            yield from _annotated(of, Entry(annotation, "annotation.")) if whole else _flat(of)
         except Fault as fault:
             yield about(fault, task=_id(task, "id"), annotation=_id(annotation, "id" if whole else "annotation_id"))
 
@@ -73,7 +95,7 @@ def _id(value: Any, key: str) -> str | None:
     return str(found) if isinstance(found, int | str) else None
 
 
-def _annotated(data: Entry, annotation: Entry) -> list[Row]:
+def _annotated(task: Task, annotation: Entry) -> list[Row]:
     """The rows of an annotation of JSON; none where it was skipped. Raises Fault."""
     if "was_cancelled" in annotation and annotation.flag("was_cancelled"):
         return []
@@ -82,11 +104,12 @@ def _annotated(data: Entry, annotation: Entry) -> list[Row]:
         for result in annotation.entries("result")
         if result.get("type") in TYPES
     ]
-    return _rows(data, choices, annotation.time("created_at"))
+    return _rows(task, choices, annotation.time("created_at"))
 
 
-def _flat(entry: Entry) -> list[Row]:
+def _flat(task: Task) -> list[Row]:
     """The rows of an entry of JSON_MIN. Raises Fault."""
+    entry = task.data
     if "annotation_id" not in entry:
         raise _not_annotated()
     choices = [
@@ -96,14 +119,15 @@ def _flat(entry: Entry) -> list[Row]:
         for value in values
         if isinstance(value, dict) and len(value) == 1 and any(key in value for key in KEYS)
     ]
-    return _rows(entry, choices, entry.time("created_at"))
+    return _rows(task, choices, entry.time("created_at"))
 
 
 def _not_annotated() -> Fault:
     return Fault("nobody annotated it; export annotated tasks only", "尚无标注，请只导出已标注的任务")
 
 
-def _rows(data: Entry, choices: Sequence[Choice], created_at: datetime) -> list[Row]:
+def _rows(task: Task, choices: Sequence[Choice], created_at: datetime) -> list[Row]:
+    """The pairs of the one choice that an annotation holds. Raises Fault."""
     if not choices:
         english = "nothing was chosen: there is no result of the type pairwise or ranker"
         raise Fault(english, "未作出选择：没有 pairwise 或 ranker 类型的结果")
@@ -111,9 +135,9 @@ def _rows(data: Entry, choices: Sequence[Choice], created_at: datetime) -> list[
         tags = listed(choice.name for choice in choices)
         english = f"there are several choices ({tags}), and the export does not say which replies each is about"
         raise Fault(f"{english}; leave one", f"有多个选择（{tags}），而导出文件未说明各自对应哪些回复，请只保留一个")
-    (choice,) = choices
+    (choice,), data = choices, task.data
     if "ranker" in choice.value:
-        texts, pairs = _ranked(data, choice.value)
+        texts, pairs = _ranked(task, choice.value)
         return rows(asked(data), pairs, texts, created_at)
     selected, sides = choice.value.text("selected"), _sides(data, choice.tags)
     if selected not in ("left", "right"):
@@ -128,7 +152,7 @@ def _rows(data: Entry, choices: Sequence[Choice], created_at: datetime) -> list[
 def _sides(data: Entry, tags: str) -> Sequence[str]:
     """The fields of the left and the right reply. Raises Fault."""
     named = tags.split(",")
-    if len(named) == TWO and all(name in data for name in named):
+    if len(set(named)) == len(named) == TWO and all(name in data for name in named):
         return named
     fields = list(reply_fields(data.names()).values())
     if len(fields) > TWO:
@@ -139,7 +163,7 @@ def _sides(data: Entry, tags: str) -> Sequence[str]:
     return fields
 
 
-def _ranked(data: Entry, value: Entry) -> tuple[dict[str, str], Pairs]:
+def _ranked(task: Task, value: Entry) -> tuple[dict[str, str], Pairs]:
     """The texts of the ranked items by their id, and the pairs. Raises Fault."""
     if isinstance(value.get("ranker"), dict):
         buckets = value.entry("ranker")
@@ -150,7 +174,7 @@ def _ranked(data: Entry, value: Entry) -> tuple[dict[str, str], Pairs]:
     if len(set(ids)) < len(ids):
         raise must_be(f"{value.path}ranker", "a ranking that names each item once", "每项只出现一次的排序")
     pairs = implied(*([[one] for one in ranking] for ranking in rankings))
-    return _bodies(data, ids), pairs
+    return _bodies(task, ids), pairs
 
 
 def _ids(value: Entry, name: str) -> list[str]:
@@ -160,19 +184,14 @@ def _ids(value: Entry, name: str) -> list[str]:
     return list(ids)
 
 
-def _bodies(data: Entry, ids: Sequence[str]) -> dict[str, str]:
+def _bodies(task: Task, ids: Sequence[str]) -> dict[str, str]:
     """The text of each item; the list of items is the field that has all the ids. Raises Fault."""
-    lists = [name for name in data.names() if _is_items(data.get(name))]
-    for name in lists:
-        items = {_id(item, "id"): (place, item) for place, item in enumerate(data.list(name))}
-        if items.keys() >= set(ids):
-            found = {one: items[one] for one in ids}
-            return {
-                one: Entry(item, f"{data.path}{name}.{place}.").text("body") for one, (place, item) in found.items()
-            }
+    for items in task.lists.values():
+        if all(one in items for one in ids):
+            return {one: items[one].text("body") for one in ids}
     raise Fault(
-        f"there is no list of items with the ranked ids {listed(ids)}; the lists are {listed(lists)}",
-        f"没有包含已排序 id {listed(ids)} 的列表；现有列表：{listed(lists)}",
+        f"there is no list of items with the ranked ids {listed(ids)}; the lists are {listed(task.lists)}",
+        f"没有包含已排序 id {listed(ids)} 的列表；现有列表：{listed(task.lists)}",
     )
 
 

@@ -131,6 +131,13 @@ def test_a_result_that_names_two_fields_says_which_are_compared(tmp_path: Path) 
     assert _pairs(_read(tmp_path, _task(_annotation(result), data=data))) == [("Maybe.", "Yes.", 1.0)]
 
 
+def test_a_result_that_names_no_two_fields_leaves_it_to_their_names(tmp_path: Path) -> None:
+    """Names of tags that are no fields say nothing, and neither does one field twice."""
+    for to_name in ("left,right", "answer2,answer2", "answer2"):
+        task = _task(_annotation(_pairwise("left", to_name=to_name)))
+        assert _pairs(_read(tmp_path, task)) == [(DATA["answer1"], "No.", 1.0)]
+
+
 def test_each_annotator_makes_a_row(tmp_path: Path) -> None:
     """Two people on one task are two choices, also where they disagree; the one who skipped it made none."""
     task = _task(
