@@ -1,7 +1,6 @@
 """Choices, and what can be done with them afterwards: read, search, edit, delete, restore, undo, redo."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -146,7 +145,7 @@ def view(annotation: Annotation) -> dict[str, Any]:
         "character": annotation.character,
         "system_prompt": annotation.system_prompt,
         "verdict": annotation.verdict,
-        "replies": [asdict(reply) for reply in history.replies(annotation)],
+        "replies": [reply._asdict() for reply in history.replies(annotation)],
         "reasons": annotation.reasons,
         "note": annotation.note,
         "annotator": annotation.annotator,
