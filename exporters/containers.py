@@ -74,21 +74,24 @@ class JsonArray:
 def json_lines(file: Path) -> Entries:
     """The entries of a file of JSON lines; empty lines are passed over."""
     with file.open("rb") as stream:
-        for number, line in _lines(stream):
-            if line is None:
-                yield number, too_long()
-            elif text := line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").strip():
-                yield number, _parsed(text)
+        yield from parsed_lines(stream)
+
+
+def parsed_lines(stream: IO[bytes]) -> Entries:
+    """As `json_lines`, of an open file."""
+    for number, line in _lines(stream):
+        if line is None:
+            yield number, too_long()
+        elif text := line.removeprefix(BYTE_ORDER_MARK if number == 1 else b"").strip():
+            yield number, _parsed(text)
 
 
 def json_array(file: Path) -> Entries:
     """The entries of a JSON list. After broken JSON the next entry cannot be told, so it ends there."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         scanner = _Scanner(stream)
         try:
             yield from scanner.entries()
-        except UnicodeDecodeError:
-            yield scanner.line, not_utf8()
         except RecursionError:
             yield scanner.line, _too_deep()
         except Fault as fault:
@@ -111,6 +114,15 @@ def too_long() -> Fault:
 def not_utf8() -> Fault:
     """A file in another encoding."""
     return Fault("is not UTF-8; save the file as UTF-8", "不是 UTF-8 编码，请将文件另存为 UTF-8")
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text that was decoded with `surrogateescape` came from UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _too_deep() -> Fault:
@@ -150,9 +162,10 @@ class _Scanner:
         self._buffer, self._at, self.line = "", 0, 1
 
     def entries(self) -> Entries:
-        """The entries. Raises Fault, UnicodeDecodeError or RecursionError where the list is broken."""
-        if self._next() != "[":
-            raise Fault("the file must hold a JSON list of rows", "文件必须是由各行组成的 JSON 数组")
+        """The entries. Raises Fault or RecursionError where the list is broken."""
+        if (mark := self._next()) != "[":
+            no_list = Fault("the file must hold a JSON list of rows", "文件必须是由各行组成的 JSON 数组")
+            raise no_list if is_utf8(mark) else not_utf8()
         self._at += 1
         mark = self._next()
         while mark != "]":
@@ -188,8 +201,9 @@ class _Scanner:
             except ValueError as error:  # an integer of thousands of digits
                 raise _broken(str(error)) from None
             else:
+                begin = self._at
                 self._pass(end)
-                return entry
+                return entry if is_utf8(self._buffer[begin:end]) else not_utf8()
 
     def _go_on(self, error: json.JSONDecodeError) -> None:
         """Read on where the value is only cut off by the end of the buffer. Raises Fault where it is broken."""
@@ -197,7 +211,8 @@ class _Scanner:
         if length > LONGEST:
             raise too_long()
         cut_off = error.msg.startswith("Unterminated string") or error.pos > len(self._buffer) - len(r"\u0000false")
-        if not (cut_off and self._read(max(CHUNK, length))):  # twice as much each time: linear in all
+        size = min(max(CHUNK, length), LONGEST + 1 - length)  # twice as much each time: linear in all
+        if not (cut_off and self._read(size)):
             self._pass(error.pos)
             raise _broken(error.msg)
 

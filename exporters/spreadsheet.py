@@ -8,6 +8,7 @@ exactly what writing put there. `context` holds the earlier turns as JSON.
 
 import contextlib
 import csv
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import orjson
 from prefanno.prompting import Message
 from prefanno.rows import Fault, Found, Row
 
-from .containers import LONGEST, not_utf8, too_long
+from .containers import LONGEST, is_utf8, not_utf8, too_long
 from .values import Entry, alternating, must_be
 
 COLUMNS = (
@@ -98,7 +99,7 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        """The next line. Raises Fault where it is not UTF-8 or the record too long; the one after it can be read."""
+        """The next line. Raises Fault where the record is too long; the line after it can be read."""
         line = self._stream.readline(LONGEST + 1)
         if not line:
             raise StopIteration
@@ -108,10 +109,7 @@ class _Lines:
             while line and not line.endswith(b"\n"):
                 line = self._stream.readline(LONGEST)
             raise too_long()
-        try:
-            return line.decode("utf-8-sig" if self.number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise not_utf8() from None
+        return line.decode("utf-8-sig" if self.number == 1 else "utf-8", "surrogateescape")
 
 
 def _records(lines: _Lines) -> Iterator[tuple[int, list[str] | Fault]]:
@@ -120,7 +118,8 @@ def _records(lines: _Lines) -> Iterator[tuple[int, list[str] | Fault]]:
     while True:
         lines.length, line = 0, lines.number + 1
         try:
-            yield line, next(reader)
+            record = next(reader)
+            yield line, record if is_utf8("".join(record)) else not_utf8()
         except StopIteration:
             return
         except Fault as fault:
@@ -134,8 +133,8 @@ def _header(record: list[str] | Fault) -> list[str]:
         raise record
     if unknown := [name for name in record if name not in COLUMNS]:
         known = ", ".join(COLUMNS)
-        name = unknown[0][:40]
-        raise Fault(f"there is no column {name!r}; the columns are {known}", f"没有 {name!r} 列，可用的列：{known}")
+        name = reprlib.repr(unknown[0])
+        raise Fault(f"there is no column {name}; the columns are {known}", f"没有 {name} 列，可用的列：{known}")
     if "human_input" not in record or not {"chosen", "rejected"}.intersection(record):
         needed = "human_input, chosen, rejected"
         raise Fault(f"the first line must name the columns {needed}", f"第一行必须是列名：{needed}")
@@ -196,4 +195,4 @@ def _weight(cell: str | None) -> float:
     try:
         return Entry({"weight": float(cell or 1)}).weight("weight")
     except ValueError:
-        raise must_be("weight", f"a number above 0, not {cell!r:.40}", "大于 0 的数字") from None
+        raise must_be("weight", f"a number above 0, not {reprlib.repr(cell)}", "大于 0 的数字") from None

@@ -1,23 +1,29 @@
 """The datasets of `trl` as parquet: `<character>_<dataset>.trl.parquet`, with the same columns.
 
-Parquet says how large a column is before it is read, so one that would not fit is refused by what it says.
+A group of rows is small, also in bytes, so that a reader needs little memory, too. What one says of itself is nothing
+to rely on: files are read by a program of their own, `parquet_rows.py`.
 """
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
+
+import orjson
 
 from prefanno.rows import Fault, Found
 
-from .containers import Entries
+from . import parquet_rows
+from .containers import LONGEST, Entries, parsed_lines
 from .datasets import DATASETS, DatasetWriter
 from .trl import SPELL, rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP = 1000  # rows; what is held in memory, both ways
+GROUP = 1000  # rows that are held in memory, fewer where they are longer than LONGEST together
 
 
 class Table:
@@ -28,13 +34,16 @@ class Table:
 
         self.name, self.count = path.name, 0
         self._entries: list[dict[str, Any]] = []
-        self._schema, self._file = schema, parquet.ParquetWriter(path, schema)
+        self._size = 0
+        # Statistics would put the longest texts into the index at the file's end once more.
+        self._schema, self._file = schema, parquet.ParquetWriter(path, schema, write_statistics=False)
 
     def add(self, entry: dict[str, Any]) -> None:
         """Write an entry, together with those that follow."""
         self._entries.append(entry)
+        self._size += len(orjson.dumps(entry))
         self.count += 1
-        if len(self._entries) == GROUP:
+        if len(self._entries) == GROUP or self._size > LONGEST:
             self._flush()
 
     def close(self) -> None:
@@ -47,7 +56,7 @@ class Table:
 
         if self._entries:
             self._file.write_table(pa.Table.from_pylist(self._entries, schema=self._schema))
-            self._entries = []
+            self._entries, self._size = [], 0
 
 
 @contextlib.contextmanager
@@ -66,17 +75,27 @@ def reading(file: Path) -> Iterator[Found]:
 
 
 def _entries(file: Path) -> Entries:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     number = 0
-    try:
-        with parquet.ParquetFile(file, buffer_size=1 << 20) as table:
-            for batch in table.iter_batches(batch_size=GROUP):
-                for number, entry in enumerate(batch.to_pylist(), number + 1):  # noqa: B020 - goes on counting
-                    yield number, entry
-    except (pa.ArrowException, OSError) as error:
-        yield number + 1, Fault(f"the file is no parquet: {error}", f"不是有效的 parquet 文件：{error}")
+    with file.open("rb") as stream, _reader(stream) as reader:
+        for number, entry in parsed_lines(cast(IO[bytes], reader.stdout)):
+            yield number, _unreadable(entry) if isinstance(entry, str) else entry
+        if reader.wait():
+            yield number + 1, _unreadable(f"it broke the reader ({reader.returncode})")
+
+
+@contextlib.contextmanager
+def _reader(stream: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The program that reads the file; it ends with the block."""
+    command = [sys.executable, "-I", parquet_rows.__file__]
+    with subprocess.Popen(command, stdin=stream, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as reader:
+        try:
+            yield reader
+        finally:
+            reader.kill()
+
+
+def _unreadable(reason: str) -> Fault:
+    return Fault(f"cannot be read as parquet: {reason}", f"无法按 parquet 读取：{reason}")
 
 
 def _schema(dataset: str) -> "pa.Schema":

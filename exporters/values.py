@@ -1,6 +1,7 @@
 """Fields of an entry that may hold anything: each is asked for with the type that it must have."""
 
 import math
+import reprlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -69,9 +70,14 @@ class Entry:
     def weight(self, name: str) -> float:
         """A number above 0; 1 where it is missing."""
         value = self._value.get(name, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-            raise must_be(self.path + name, f"a number above 0, not {value!r:.40}", "大于 0 的数字")
-        return float(value)
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
+        try:
+            weight = float(number)
+        except OverflowError:  # an integer of hundreds of digits
+            weight = 0.0
+        if not (math.isfinite(weight) and weight > 0):
+            raise must_be(self.path + name, f"a number above 0, not {reprlib.repr(value)}", "大于 0 的数字")
+        return weight
 
     def time(self, name: str) -> datetime:
         """UTC without a zone, as the tables hold it; without a zone it is taken for UTC. Now where it is missing."""
@@ -84,7 +90,7 @@ class Entry:
         for mode in MODES:
             if self._value[name] == mode:
                 return mode
-        raise must_be(self.path + name, f"single or multi, not {self._value[name]!r:.40}", "single 或 multi")
+        raise must_be(self.path + name, f"single or multi, not {reprlib.repr(self._value[name])}", "single 或 multi")
 
     def _needed(self, name: str) -> Any:
         if name not in self:
@@ -103,7 +109,7 @@ def time(field: str, text: str | None) -> datetime:
         moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError):
-        raise must_be(field, f"a time in ISO 8601, not {text!r:.40}", "ISO 8601 时间") from None
+        raise must_be(field, f"a time in ISO 8601, not {reprlib.repr(text)}", "ISO 8601 时间") from None
 
 
 def turns(messages: Sequence[Entry]) -> Turns:
@@ -131,4 +137,4 @@ def alternating(found: Sequence[tuple[str, str]]) -> tuple[list[Message], str]:
 
 
 def _short(roles: Sequence[str]) -> str:
-    return ", ".join(role[:20] for role in roles[:6]) + (", …" if len(roles) > 6 else "") or "no turn"  # noqa: PLR2004
+    return ", ".join(reprlib.repr(role) for role in roles[:6]) + (", …" if len(roles) > 6 else "") or "no turn"  # noqa: PLR2004
