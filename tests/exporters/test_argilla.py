@@ -268,7 +268,9 @@ CHAT = [{"role": "user", "content": "Hm?"}]
         ),
         (_record(_answers("rank", [{"value": 1, "rank": 1}])), "rank.0.value must be a string"),
         (_record(_answers("rank", _ranks(response1="1", response2="2"))), "rank.0.rank must be a whole number"),
+        (_record(_answers("rank", _ranks(response1=False, response2=True))), "rank.0.rank must be a whole number"),
         (_record(_answers("best", "response1"), fields={"text": "Hm?"}), "there are no replies: looked for response1"),
+        (_record(_answers("rating_1", True), _answers("rating_2", False)), "no answer says which of response1, respon"),
         (_record(_answers("best", "response1"), prompt=None), "there is no prompt: looked for prompt, instruction"),
         (_record(_answers("best", "response1"), response2=5), "response2 must be a text or a list of messages"),
         (_record(_answers("best", "response1"), response2=CHAT), "response2 must be messages that the assistant ends"),
@@ -296,6 +298,12 @@ CHAT = [{"role": "user", "content": "Hm?"}]
 def test_what_cannot_be_read_is_named(tmp_path: Path, record: Any, english: str) -> None:
     """The fault names the record and the person, the field or question, and what is wrong with it."""
     assert english in str(_fault(tmp_path, record))
+
+
+def test_what_is_no_field_is_not_listed_as_one(tmp_path: Path) -> None:
+    """The columns of answers would only hide which fields there are."""
+    fault = _fault(tmp_path, _record(_answers("best", "response1"), fields={"text": "Hm?"}))
+    assert str(fault).endswith("; the fields are id, status, _server_id, text")
 
 
 def test_reading_goes_on_after_a_fault(tmp_path: Path) -> None:

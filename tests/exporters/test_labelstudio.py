@@ -115,7 +115,7 @@ def test_a_pairwise_choice_is_a_pair(tmp_path: Path) -> None:
         ("pairText1", "pairText2"),
         ("response_a", "response_b"),
         ("Response 1", "Response 2"),
-        ("chosen", "rejected"),
+        ("Chosen", "Rejected"),
     ],
 )
 def test_the_replies_are_found_by_their_fields_names(tmp_path: Path, left: str, right: str) -> None:
@@ -229,7 +229,8 @@ def _flat(**changed: Any) -> dict[str, Any]:
 def test_json_min_is_read_alike(tmp_path: Path) -> None:
     """Pairwise choices and rankings are read from the entries of JSON_MIN, too."""
     pairwise = _flat(comparison=[{"selected": "right"}])
-    ranking = _flat(items=ITEMS["items"], rank=[{"ranker": {"rank": ["llm_2", "llm_1"]}}])
+    shown = [{"selected": True, "id": "an old mark of Label Studio's"}]
+    ranking = _flat(shown=shown, items=ITEMS["items"], rank=[{"ranker": {"rank": ["llm_2", "llm_1"]}}])
     (_, first), (_, second) = _read(tmp_path, pairwise, ranking)
     (same,) = _read(tmp_path, _task(_annotation(_pairwise("right"))))
     assert (1, first) == same
