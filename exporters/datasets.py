@@ -20,7 +20,7 @@ class DatasetWriter:
 
     def __init__(self, files: Mapping[str, Sink], spell: Mapping[str, Spell]) -> None:
         self._files = files
-        self._preference, self._roleplay, self._unpaired = ((files[name].add, spell[name]) for name in DATASETS)
+        self._preference, self._roleplay, self._unpaired = (_adding(files[name], spell[name]) for name in DATASETS)
         self.losses: Mapping[str, int] = {}
 
     @property
@@ -32,10 +32,14 @@ class DatasetWriter:
         """Add rows."""
         for row in rows:
             paired = row.chosen is not None and row.rejected is not None
-            for add, spell in self._of(row, paired):
-                add(spell(row))
+            if paired:
+                self._preference(row)
+            if row.mode == "multi":
+                self._roleplay(row)
+            elif not paired:
+                self._unpaired(row)
 
-    def _of(self, row: Row, paired: bool) -> list[tuple[Callable[[dict[str, Any]], None], Spell]]:
-        if row.mode == "single":
-            return [self._preference if paired else self._unpaired]
-        return [self._preference, self._roleplay] if paired else [self._roleplay]
+
+def _adding(file: Sink, spell: Spell) -> Callable[[Row], None]:
+    add = file.add
+    return lambda row: add(spell(row))

@@ -110,12 +110,32 @@ def to_rows(annotation: Annotation | Choice, whole: bool) -> list[Row]:
     In multi mode `whole` says that no later turn goes on from here: then the best reply ends a whole conversation, with
     the reply that it is better than first. All else is single, with the earlier turns as context.
     """
+    if annotation.verdict == "best" and annotation.mode == "single" and len(annotation.replies) == 2:  # noqa: PLR2004
+        return [_pair(annotation)]
     replies = history.replies(annotation)
     found = _sides(annotation, replies)
     if annotation.mode == "multi" and whole and (best := choices.best(annotation.verdict, replies)) is not None:
         _, _, rejected, weight = found[0] if found else ("", None, None, annotation.weight)
         found[:1] = [("multi", best, rejected, weight)]
     return [_row(annotation, *side) for side in found]
+
+
+def _pair(annotation: Annotation | Choice) -> Row:
+    """What the rules below give for the best of two, without them: most choices are, and an export has millions."""
+    first, second = annotation.replies
+    chosen, rejected = (first, second) if first["rank"] == 1 else (second, first)
+    return Row(
+        "single",
+        annotation.system_prompt,
+        cast(list[Message], annotation.context),
+        annotation.human_input,
+        chosen["content"],
+        chosen["thinking"],
+        rejected["content"],
+        rejected["thinking"],
+        annotation.created_at,
+        annotation.weight,
+    )
 
 
 def _sides(annotation: Annotation | Choice, replies: Sequence[Reply]) -> list[Side]:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, bindparam, delete, func, select, update
+from orjson import loads
+from sqlalchemy import Select, Text, bindparam, delete, func, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import search
@@ -46,13 +47,22 @@ class Choice(NamedTuple):
     id: int
     mode: str
     system_prompt: str
-    context: list[dict[str, str]]
     human_input: str
     verdict: str
-    replies: list[dict[str, Any]]
     weight: float
     generation_id: int | None
     created_at: datetime
+    context: list[dict[str, str]]
+    replies: list[dict[str, Any]]
+
+
+_of = Annotation.metadata.tables[Annotation.__tablename__].c
+OLDEST_FIRST = (  # JSON is taken as text and parsed by column: the columns' own type takes four calls for each value
+    select(*(type_coerce(_of[name], Text) if name in ("context", "replies") else _of[name] for name in Choice._fields))
+    .where(_of.character == bindparam("owner"), _of.deleted_at.is_(None), _of.id > bindparam("last"))
+    .order_by(_of.id)
+    .limit(bindparam("batch"))
+)
 
 
 async def counts(session: AsyncSession, character: str) -> dict[str, int]:
@@ -121,15 +131,13 @@ async def ids(session: AsyncSession, filters: Filters) -> Sequence[int]:
 
 
 async def oldest_first(
-    session: AsyncSession, character: str, batch: int = PART, after: int = 0
+    session: AsyncSession, character: str, batch: int = 2 * PART, after: int = 0
 ) -> AsyncIterator[Sequence[Choice]]:
     """All annotations of the character that are not deleted, by their ids above `after`, in batches of one snapshot."""
-    table = Annotation.metadata.tables[Annotation.__tablename__].c
-    query = select(*(table[name] for name in Choice._fields))
-    query = query.where(table.character == character, table.deleted_at.is_(None)).order_by(table.id).limit(batch)
     last = after
-    while found := [Choice._make(row) for row in await session.execute(query.where(table.id > last))]:
-        yield found
+    while found := (await session.execute(OLDEST_FIRST, {"owner": character, "last": last, "batch": batch})).all():
+        *columns, contexts, replies = zip(*found, strict=True)
+        yield [Choice._make(row) for row in zip(*columns, map(loads, contexts), map(loads, replies), strict=True)]
         last = found[-1].id
 
 
