@@ -68,8 +68,8 @@ class Entry:
         return value
 
     def weight(self, name: str) -> float:
-        """A number above 0; 1 where it is missing."""
-        value = self._value.get(name, 1)
+        """A number above 0; 1 where it is missing or null, as tools write it that keep tables."""
+        value = self._value[name] if name in self else 1
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
         try:
             weight = float(number)
