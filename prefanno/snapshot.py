@@ -101,7 +101,7 @@ def _read(folder: Path) -> Manifest:
         manifest = Manifest(**values, files=described)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise SnapshotDamaged(f"{found[0]} is no manifest: {error}", f"快照已损坏：{found[0].name}") from error
-    if any(Path(name).name != name for name in described):
+    if manifest.name != found[0].name or any(Path(name).name != name for name in described):
         raise SnapshotDamaged(f"{found[0]} names files elsewhere", f"快照已损坏：{found[0].name}")
     return manifest
 

@@ -9,6 +9,7 @@ No row is held in between, so the size of a file costs a byte for each row, and 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -92,24 +93,27 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
     Raises ImportStopped, DatabaseUnavailable or StorageFull; nothing is stored then.
     """
     tell = tell or (lambda _rows: None)
-    known = _Known()
+    survey = _Survey(options)
     async with database.read() as session:
-        await known.add_all(session, source.character)
-    report, wanted = await _survey(source, options, known, tell)
+        await survey.known.add_all(session, source.character)
+    async for batch in _batches(source):
+        await asyncio.to_thread(survey.look_at, batch)
+        tell(len(batch))
+    report, wanted = survey.report, survey.marks.count(1)
     if options.dry_run:
-        report.added = wanted.count(1)
-    elif wanted.count(1) and (options.skip_bad or not report.bad):
-        report.added = await database.write(lambda session: _store(session, source, wanted, known, tell))
+        report.added = wanted
+    elif wanted and (options.skip_bad or not report.bad):
+        report.added = await database.write(lambda session: _store(session, source, survey, tell))
     return report
 
 
 class _Known:
     """The digests of all rows that there are, up to the annotation `last`."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int = 0) -> None:
         self.exact: set[bytes] = set()
         self.near: set[bytes] = set()
-        self.last = 0
+        self.last = last
 
     async def add_all(self, session: AsyncSession, character: str) -> None:
         """Add what was made since the last time."""
@@ -124,47 +128,48 @@ class _Known:
             self.near.add(duplicates.near(row))
 
 
-async def _survey(source: Source, options: Options, known: _Known, tell: Tell) -> tuple[Report, bytearray]:
-    """What is in the files, and a 1 for each row to be added, in their order."""
-    report, wanted = Report(), bytearray()
-    async for batch in _batches(source):
-        await asyncio.to_thread(_look_at, batch, options, known, report, wanted)
-        tell(len(batch))
-    return report, wanted
+class _Survey:
+    """What is in the files: a report, and a mark for each row, 1 where it is to be added.
+
+    `said` is what the marked rows say together, by which it is seen whether they still do when they are stored.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.known, self.report, self.marks, self.said = _Known(), Report(), bytearray(), blake2b()
+        self._options = options
+
+    def look_at(self, batch: Sequence[tuple[Place, Row | Fault]]) -> None:
+        """Take up the next rows."""
+        for place, row in batch:
+            if isinstance(row, Fault):
+                self.report.note_bad(place, row)
+                self.marks.append(0)
+            else:
+                self.marks.append(self._wants(place, row))
+
+    def _wants(self, place: Place, row: Row) -> bool:
+        known, exact, near = self.known, duplicates.exact(row), duplicates.near(row)
+        if exact in known.exact:
+            self.report.duplicates += 1
+            return False
+        is_near = near in known.near
+        known.exact.add(exact)
+        known.near.add(near)
+        if is_near:
+            self.report.note_near(place)
+            if self._options.skip_near:
+                return False
+        self.said.update(exact)
+        return True
 
 
-def _look_at(
-    batch: Sequence[tuple[Place, Row | Fault]], options: Options, known: _Known, report: Report, wanted: bytearray
-) -> None:
-    for place, row in batch:
-        if isinstance(row, Fault):
-            report.note_bad(place, row)
-            wanted.append(0)
-        else:
-            wanted.append(_is_wanted(place, row, options, known, report))
-
-
-def _is_wanted(place: Place, row: Row, options: Options, known: _Known, report: Report) -> bool:
-    exact, near = duplicates.exact(row), duplicates.near(row)
-    if exact in known.exact:
-        report.duplicates += 1
-        return False
-    is_near = near in known.near
-    known.exact.add(exact)
-    known.near.add(near)
-    if is_near:
-        report.note_near(place)
-    return not (is_near and options.skip_near)
-
-
-async def _store(session: AsyncSession, source: Source, wanted: bytearray, known: _Known, tell: Tell) -> int:
+async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: Tell) -> int:
     """Add the wanted rows, but for those that somebody else added since they were compared; return how many."""
-    late = _Known()
-    late.last = known.last
+    late = _Known(survey.known.last)
     await late.add_all(session, source.character)
-    step, added, rows = Step(character=source.character, kind="import"), 0, _wanted(source, wanted)
+    step, added, rows = Step(character=source.character, kind="import"), 0, _wanted(source, survey)
     while part := list(islice(rows, PART)):
-        new = [to_annotation(source.character, row) for row in part if duplicates.exact(row) not in late.exact]
+        new = [to_annotation(source.character, row) for exact, row in part if exact not in late.exact]
         if new:
             await history.extend(session, step, new)
         added += len(new)
@@ -172,15 +177,20 @@ async def _store(session: AsyncSession, source: Source, wanted: bytearray, known
     return added
 
 
-def _wanted(source: Source, wanted: bytearray) -> Iterator[Row]:
-    """The rows that the survey marked. Raises ImportStopped where the files are no longer what it saw."""
-    marks = iter(wanted)
-    for place, row in _found(source):
-        mark = next(marks, None)
-        if mark is None or (mark and isinstance(row, Fault)):
-            raise ImportStopped(f"{place.file} was changed while it was imported", "文件在导入过程中被修改")
-        if mark and isinstance(row, Row):
-            yield row
+def _wanted(source: Source, survey: _Survey) -> Iterator[tuple[bytes, Row]]:
+    """The rows that the survey marked, with their digests. Raises ImportStopped where they say something else now."""
+    marks, said = iter(survey.marks), blake2b()
+    for _, row in _found(source):
+        if next(marks, 1):
+            if isinstance(row, Fault):
+                break
+            exact = duplicates.exact(row)
+            said.update(exact)
+            yield exact, row
+    if said.digest() != survey.said.digest():
+        raise ImportStopped(
+            "a file was changed while it was imported; nothing was stored", "文件在导入过程中被修改，未保存任何内容"
+        )
 
 
 async def _batches(source: Source) -> AsyncIterator[Sequence[tuple[Place, Row | Fault]]]:
@@ -197,7 +207,7 @@ def _found(source: Source) -> Iterator[tuple[Place, Row | Fault]]:
             for line, row in source.reads.reading(file):
                 yield Place(file, line), row if isinstance(row, Fault) else _checked(row, source.system_prompt)
         except ValueError as error:  # of a reader that does not go on after a bad row
-            yield Place(file, line + 1), Fault(str(error))
+            yield Place(file, line + 1), error if isinstance(error, Fault) else Fault(str(error))
 
 
 def _checked(row: Row, system_prompt: str) -> Row | Fault:

@@ -1,11 +1,14 @@
 """Data in and out over HTTP: an export as one archive, an import streamed from the body."""
 
 import asyncio
+import contextlib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_exceptions import HttpProcessingError
 
 from prefanno import files, persona, snapshot
 from prefanno.annotation import imports
@@ -23,13 +26,23 @@ LARGEST = 4 << 30  # bytes of one import
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file knows: the same snapshot gives the same bytes
 
 
+class _Sent(web.FileResponse):
+    """A file that is sent by its handler: it is gone when aiohttp would open it once more."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Only once; a client that leaves meanwhile is no bug."""
+        with contextlib.suppress(ConnectionError):
+            return None if self.prepared else await super().prepare(request)
+        return None
+
+
 @endpoint("Formats", answer=answers.Formats)
 async def show_formats(_request: web.Request) -> web.Response:
     """Each installed format, and whether it can be exported and imported."""
     return done("可用格式", {"items": [{"name": name, **can} for name, can in formats().items()]})
 
 
-@endpoint("Export", query=ExportSchema, download="application/zip", failures=(404, 409, 503, 507))
+@endpoint("Export", query=ExportSchema, download="application/zip", failures=(404, 409, 503, 507), keyed=False)
 async def export(request: web.Request, query: dict[str, Any]) -> web.StreamResponse:
     """A character's annotations in one format, or the data that a run was trained on; with their manifest."""
     loop = request.app[LOOP]
@@ -45,12 +58,12 @@ async def export(request: web.Request, query: dict[str, Any]) -> web.StreamRespo
         archive = await asyncio.to_thread(_archive, folder, stage / "archive.zip")
         name = f"{manifest.character}.{manifest.format}.zip"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Content-Type": "application/zip"}
-        response = web.FileResponse(archive, headers=headers)
+        response = _Sent(archive, headers=headers)
         await response.prepare(request)  # all of it is sent here, while the file is there
     return response
 
 
-@endpoint("Import", query=ImportSchema, upload=True, answer=answers.Imported, failures=(409, 413, 503, 507))
+@endpoint("Import", query=ImportSchema, upload=True, answer=answers.Imported, failures=(413, 503, 507))
 async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
     """The rows of one file, sent as the body, as one step; a client that leaves stops it, and nothing is stored."""
     loop = request.app[LOOP]
@@ -73,14 +86,19 @@ async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
 
 
 async def _received(request: web.Request, path: Path) -> Path:
-    """The body, in a file. Raises HTTPRequestEntityTooLarge; InvalidInput where it is empty."""
+    """The body, in a file. Raises HTTPRequestEntityTooLarge, ImportStopped, or InvalidInput: empty or broken."""
     size = 0
-    with path.open("xb") as file:
-        async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > LARGEST:
-                raise web.HTTPRequestEntityTooLarge(LARGEST, size)
-            await asyncio.to_thread(file.write, chunk)
+    try:
+        with path.open("xb") as file:
+            async for chunk in request.content.iter_any():
+                size += len(chunk)
+                if size > LARGEST:
+                    raise web.HTTPRequestEntityTooLarge(LARGEST, size)
+                await asyncio.to_thread(file.write, chunk)
+    except ConnectionError:
+        raise ImportStopped from None
+    except (HttpProcessingError, web.RequestPayloadError):
+        raise InvalidInput({"body": ["无法读取：内容与 Content-Encoding 或长度不符"]}) from None
     if not size:
         raise InvalidInput({"body": ["请求体为空；请将文件内容作为请求体发送"]})
     return path
