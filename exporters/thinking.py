@@ -13,9 +13,9 @@ def spell(content: str, thinking: str | None) -> str:
 
 
 def split(text: str) -> tuple[str, str | None]:
-    """The content and the thought of a text that was spelled so."""
+    """The content and the thought of a text that was spelled so; an empty one, as Qwen3 writes it, is none."""
     found = LEADING.fullmatch(text)
-    return (found[2], found[1]) if found else (text, None)
+    return (found[2], found[1] if found[1].strip() else None) if found else (text, None)
 
 
 def exact(content: str, thinking: str | None) -> bool:
