@@ -151,7 +151,7 @@ def _parsed(text: bytes) -> Any:
             text.decode()
         except UnicodeDecodeError:
             return not_utf8()
-        return _too_deep() if "ecursion" in str(error) else _broken(str(error))
+        return _too_deep() if "depth limit" in str(error) else _broken(str(error))
 
 
 class _Scanner:
