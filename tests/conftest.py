@@ -34,14 +34,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Both databases for a test that may use one, unless it is marked `sqlite_only`."""
-    if "kind" in metafunc.fixturenames:
+    if "database_kind" in metafunc.fixturenames:
         both = ["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("PostgreSQL"))]
         only = metafunc.definition.get_closest_marker("sqlite_only")
-        metafunc.parametrize("kind", both[:1] if only else both, indirect=True, scope="module")
+        metafunc.parametrize("database_kind", both[:1] if only else both, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
-def kind(request: pytest.FixtureRequest) -> str:
+def database_kind(request: pytest.FixtureRequest) -> str:
     """Which database the test is on: sqlite or postgresql."""
     return str(request.param)
 
@@ -67,9 +67,9 @@ def refilled(postgresql: postgres.Postgres) -> Iterator[postgres.Refilled]:
 
 
 @pytest.fixture
-def database_url(kind: str, request: pytest.FixtureRequest) -> str:
+def database_url(database_kind: str, request: pytest.FixtureRequest) -> str:
     """What PREFANNO_DATABASE_URL says; the database has what a new one has, and nobody uses it."""
-    if kind == "sqlite":
+    if database_kind == "sqlite":
         return ""
     found: postgres.Refilled = request.getfixturevalue("refilled")
     found.refill()

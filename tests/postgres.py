@@ -159,9 +159,9 @@ class Asker:
         self._thread.start()
         self._connection = self._wait(asyncpg.connect(url))
 
-    def fetch(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+    def fetch(self, query: str) -> list[tuple[Any, ...]]:
         """The rows."""
-        return [tuple(row) for row in self._wait(self._connection.fetch(query, *arguments))]
+        return [tuple(row) for row in self._wait(self._connection.fetch(query))]
 
     def execute(self, statements: str) -> None:
         """Run these statements."""

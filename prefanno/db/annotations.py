@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from orjson import loads
-from sqlalchemy import Select, Text, bindparam, delete, func, select, type_coerce, update
+from sqlalchemy import Select, Text, bindparam, cast, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import search
@@ -58,7 +58,7 @@ class Choice(NamedTuple):
 
 _of = Annotation.metadata.tables[Annotation.__tablename__].c
 OLDEST_FIRST = (  # JSON is taken as text and parsed by column: the columns' own type takes four calls for each value
-    select(*(type_coerce(_of[name], Text) if name in ("context", "replies") else _of[name] for name in Choice._fields))
+    select(*(cast(_of[name], Text) if name in ("context", "replies") else _of[name] for name in Choice._fields))
     .where(_of.character == bindparam("owner"), _of.deleted_at.is_(None), _of.id > bindparam("last"))
     .order_by(_of.id)
     .limit(bindparam("batch"))

@@ -30,7 +30,7 @@ IDLE_S = 60  # amid a transaction: then the server that hangs there loses its lo
 SOON_GONE = {"tcp_keepalives_idle": "20", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
 READS = {"default_transaction_isolation": "repeatable read", "default_transaction_read_only": "on"}
 WAITS = {"lock_timeout": f"{LOCK_WAIT_S}s"}
-WRITES = SOON_GONE | WAITS | {"idle_in_transaction_session_timeout": f"{IDLE_S}s"}
+WRITES = SOON_GONE | WAITS | {"synchronous_commit": "on", "idle_in_transaction_session_timeout": f"{IDLE_S}s"}
 
 
 def readers(server: Postgres) -> AsyncEngine:

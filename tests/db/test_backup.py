@@ -73,6 +73,7 @@ def test_a_backup_is_one_whole_file(path: Path, tmp_path: Path) -> None:
     assert _name(target) == "Li" and file.verify(target) == file.verify(path)
 
 
+@pytest.mark.sqlite_only
 async def test_a_backup_while_others_write_is_of_one_moment(database: Database, settings: Settings) -> None:
     """With a writer at work, each annotation in the backup has its event, and the counts fit."""
 
@@ -83,7 +84,7 @@ async def test_a_backup_while_others_write_is_of_one_moment(database: Database, 
         for _ in range(20):
             await database.write(add)
         target = settings.data / f"{number}.db"
-        found = backup.back_up(settings.database, target)
+        found = backup.back_up(settings.database_file, target)
         assert found.rows["annotations"] == found.rows["events"] == 20 * (number + 1)
         with _open(target) as connection:
             assert connection.execute("SELECT max(count) FROM counts").fetchone() == (20 * (number + 1),)

@@ -14,7 +14,7 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import dataset, history
-from prefanno.db import annotations, characters, copying, idempotency, upgrade
+from prefanno.db import annotations, characters, copying, idempotency, postgresql, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation, Base, Candidate, Generation, Run
@@ -148,7 +148,7 @@ async def test_the_sum_sees_a_changed_letter(file: Path, target: Postgres) -> No
     with postgres.asking(target.url) as asker:
         for change in changes.values():
             asker.execute(change)
-    async with copying._begun(copying.postgresql.readers(target)) as connection:
+    async with copying._begun(postgresql.readers(target)) as connection:
         after = {table.name: await copying._sum(connection, table, lambda _: None) for table in copying.TABLES}
     assert {name for name in before if before[name] != after[name]} == set(changes)
 

@@ -1,8 +1,6 @@
 """Safe retry: work is done once for each key, and its answer is stored with it or not at all."""
 
 import asyncio
-import contextlib
-import sqlite3
 from typing import Any
 
 import pytest
@@ -15,7 +13,8 @@ from prefanno.db.engine import Database
 from prefanno.db.idempotency import Answer, Work, once
 from prefanno.db.models import IdempotencyKey, Run
 from prefanno.errors import KeyReused, PrefannoError
-from prefanno.settings import Settings
+from prefanno.settings import Postgres, Settings
+from tests import looking
 
 
 async def _add(session: AsyncSession) -> Answer:
@@ -132,8 +131,8 @@ async def test_key_and_work_are_in_one_transaction(settings: Settings, database:
     seen: list[tuple[Any, ...]] = []
 
     def look() -> None:
-        with contextlib.closing(sqlite3.connect(settings.database)) as other:
-            seen.append(other.execute("SELECT (SELECT count(*) FROM runs), count(*) FROM idempotency_keys").fetchone())
+        query = "SELECT (SELECT count(*) FROM runs), count(*) FROM idempotency_keys"
+        seen.extend(looking.fetch(settings.database, query))
 
     def watched(work: Work) -> Work:
         async def watch(session: AsyncSession) -> Answer:
@@ -148,8 +147,12 @@ async def test_key_and_work_are_in_one_transaction(settings: Settings, database:
     look()
     assert seen == [(0, 0), (1, 1)]
 
+    deferred = "PRAGMA defer_foreign_keys = ON"
+    if isinstance(settings.database, Postgres):
+        deferred = "ALTER TABLE runs ALTER CONSTRAINT fk_runs_character_characters DEFERRABLE INITIALLY DEFERRED"
+
     async def spoilt(session: AsyncSession) -> Answer:
-        await session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        await session.execute(text(deferred))
         session.add(Run(character="nobody", base_model="base"))  # refused at the commit
         return await _add(session)
 

@@ -157,6 +157,7 @@ async def test_without_its_database_the_server_says_so(client: Client, path: str
     await refused(answer, 503, "数据库暂时不可用")
 
 
+@pytest.mark.sqlite_only
 async def test_on_a_full_disk_nothing_is_stored(client: Client) -> None:
     """When the database cannot grow, an add is a 507 and stores nothing; with room again it succeeds."""
     database = client.app[LOOP].database
