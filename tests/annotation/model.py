@@ -7,7 +7,7 @@ character before and after it, so undoing and redoing need no rule of their own.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -243,7 +243,7 @@ class Model:
         values = {name: getattr(row, name) for name in SIDES}
         for side in ("chosen", "rejected"):
             values[f"{side}_thinking"] = values[f"{side}_thinking"] or thoughts.get(values[side])
-        return Row(**vars(row) | values)
+        return replace(row, **values)
 
     def _of_row(self, slug: str, row: Row) -> Fields:
         chosen, rejected = (row.chosen, row.chosen_thinking), (row.rejected, row.rejected_thinking)

@@ -26,13 +26,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import conversations, dataset, history, imports
 from prefanno.annotation.export import export
+from prefanno.annotation.imports import Options, Source
 from prefanno.db import annotations, characters, file, search, steps, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database, Work
 from prefanno.db.models import Annotation, Candidate, Event, Generation, Step
 from prefanno.errors import PrefannoError
 from prefanno.prompting import Message
-from prefanno.rows import Mode, Row, exporter
+from prefanno.rows import Mode, Row, reader, writer
 from tests.annotation.model import (
     QUERIES,
     VERDICTS,
@@ -53,7 +54,7 @@ from tests.annotation.model import (
 )
 from tests.properties import unhurried
 
-SHAREGPT = exporter("sharegpt")
+WRITES, READS = writer("sharegpt"), reader("sharegpt")
 PERSONA = "You are Li."
 BEGINNING = datetime.fromisoformat("2026-01-27T12:00:00.123456")
 
@@ -76,19 +77,18 @@ class Act:
 
 
 class _Collector:
-    """An exporter that keeps the rows."""
+    """A format that keeps the rows and writes no file."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.counts: dict[Path, int] = {}
+        self.counts: dict[str, int] = {}
+        self.losses: dict[str, int] = {}
 
     def write(self, rows: Sequence[Row]) -> None:
         self.rows += rows
 
     def writing(self, folder: Path, character: str) -> AbstractContextManager["_Collector"]:
         return nullcontext(self)
-
-    reading = staticmethod(SHAREGPT.reading)
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -259,10 +259,12 @@ class AnyOrder(RuleBasedStateMachine):
     def export_files(self, slug: str) -> None:
         """What the files hold, read back, is what the model says."""
         slug, folder = self._slug(slug), self._new_folder()
-        paths = list(self.runner.run(export(self.database, SHAREGPT, folder, slug)))
+        manifest = self.runner.run(export(self.database, "sharegpt", folder, slug))
+        paths = [folder / name for name in manifest.files]
         self.exported.append(paths)
         for path, expected in zip(paths, _by_file(self.model.rows(slug)), strict=True):
-            assert _sorted(SHAREGPT.reading(path)) == _sorted(expected)
+            assert _sorted(_read(path)) == _sorted(expected)
+            assert manifest.files[path.name].rows == len(expected)
 
     @precondition(lambda self: self.exported)
     @rule(slug=slugs, place=places)
@@ -276,13 +278,13 @@ class AnyOrder(RuleBasedStateMachine):
     def import_from_elsewhere(self, slug: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Rows of a file, some without a persona, some twice."""
         slug, folder = self._slug(slug), self._new_folder()
-        with SHAREGPT.writing(folder, slug) as writer:
+        with WRITES.writing(folder, slug) as writing:
             for place, (mode, context, question, chosen, thinking, rejected) in enumerate(rows):
                 persona, weight = ("", 1.0) if place else (PERSONA, 0.5)
                 sides = (chosen, thinking, rejected, None)
                 row = Row(mode, persona, context, question, *sides, created_at=BEGINNING, weight=weight)
-                writer.write([row, row])
-        self._import(slug, list(writer.counts))
+                writing.write([row, row])
+        self._import(slug, [folder / name for name in writing.counts])
 
     @rule()
     def restart(self) -> None:
@@ -338,16 +340,16 @@ class AnyOrder(RuleBasedStateMachine):
                     assert [one.id for one in found] == self.model.find(slug, q)
         for slug in self.model.slugs:
             collected = _Collector()
-            await export(self.database, collected, Path(self.folder.name), slug)
+            await export(self.database, "kept", Path(self.folder.name), slug, writes=collected)
             assert _sorted(collected.rows) == _sorted(self.model.rows(slug))
 
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.folder.name))
 
     def _import(self, slug: str, paths: Sequence[Path]) -> None:
-        rows = [row for path in paths for row in SHAREGPT.reading(path)]
+        rows = [row for path in paths for row in _read(path)]
         rows = [replace(row, system_prompt=row.system_prompt or PERSONA) for row in rows]
-        done = self.runner.run(imports.load(self.database, SHAREGPT, paths, slug, PERSONA))
+        done = self.runner.run(imports.load(self.database, Source(READS, paths, slug, PERSONA), Options()))
         assert (done.added, done.duplicates) == self.model.load(slug, rows)
 
     def _choose(self, number: int, choice: tuple[str, Fields], about: Fields) -> Act:
@@ -398,6 +400,14 @@ async def _coming(session: AsyncSession, slug: str) -> list[tuple[str, int] | No
 
 async def _changed(session: AsyncSession, step: Step) -> Sequence[Event]:
     return (await session.scalars(select(Event).where(Event.step_id == step.id))).all()
+
+
+def _read(path: Path) -> list[Row]:
+    """The rows of a file in which none is bad."""
+    found = [row for _, row in READS.reading(path)]
+    rows = [row for row in found if isinstance(row, Row)]
+    assert rows == found
+    return rows
 
 
 def _by_file(rows: Sequence[Row]) -> list[list[Row]]:

@@ -14,13 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import dataset, history, imports
-from prefanno.annotation.imports import Imported
+from prefanno.annotation.imports import Options, Report, Source
 from prefanno.db import annotations, characters
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation, Event, Step
 from prefanno.errors import InvalidInput, NothingToUndo, PrefannoError
-from prefanno.rows import exporter
+from prefanno.rows import reader, writer
 from tests.annotation.test_conversations import choose, turn
 from tests.annotation.test_dataset import MULTI, SINGLE, counts
 from tests.properties import unhurried
@@ -212,12 +212,12 @@ async def test_a_bulk_delete_is_one_step(database: Database) -> None:
 
 async def test_an_import_is_taken_back_as_a_whole(database: Database, tmp_path: Path) -> None:
     """Undo takes back each row of the import, and nothing else; redo gives all of them again."""
-    with (sharegpt := exporter("sharegpt")).writing(tmp_path, "li") as writer:
-        writer.write([replace(SINGLE, human_input=str(number)) for number in range(600)])
-        writer.write([replace(MULTI, human_input=str(number)) for number in range(5)])
+    with writer("sharegpt").writing(tmp_path, "li") as writing:
+        writing.write([replace(SINGLE, human_input=str(number)) for number in range(600)])
+        writing.write([replace(MULTI, human_input=str(number)) for number in range(5)])
     await add(database, "mine")
-    files = [file for file, count in writer.counts.items() if count]
-    assert await imports.load(database, sharegpt, files, "li", "unused") == Imported(605, 0)
+    source = Source(reader("sharegpt"), [tmp_path / name for name in writing.counts], "li", "unused")
+    assert await imports.load(database, source, Options()) == Report(added=605)
     assert await undo(database) == ("import", 605)
     assert [row["human_input"] for row in (await table(database)).values() if not row["deleted"]] == ["mine"]
     assert await counts(database) == {"single": 1, "multi": 0}

@@ -22,10 +22,8 @@ from prefanno.db import annotations, idempotency
 from prefanno.db.engine import Database
 from prefanno.db.idempotency import Answer
 from prefanno.db.models import Annotation
-from prefanno.rows import exporter
 from tests.annotation.test_dataset import SINGLE
 
-SHAREGPT = exporter("sharegpt")
 WAIT_S = 60.0
 READERS = 20
 LISTED = 10  # the API's own default
@@ -83,8 +81,8 @@ async def _loaded(database: Database, folder: Path, writers: int, adds: int) -> 
 
     async def write_files() -> None:
         before = len(load.totals)
-        exported = await export(database, SHAREGPT, folder, "li")
-        assert before <= exported[folder / "li_preference.json"]
+        manifest = await export(database, "sharegpt", folder, "li")
+        assert before <= manifest.files["li_preference.json"].rows
         load.exports += 1
 
     begun = time.perf_counter()

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from prefanno import snapshot
 from prefanno.prompting import ChatTemplate, conversation
-from prefanno.rows import Mode, Row, exporter
+from prefanno.rows import Mode, Row, writer
+from prefanno.snapshot import Manifest
 from prefanno.training import recipe
 from prefanno.training.config import RunConfig, stages
 
@@ -51,9 +53,11 @@ ROWS = [
 def _prepared(folder: Path, model: Path, rows: list[Row], **changes: Any) -> RunConfig:
     """A run's folder, with its data and its configuration, as the supervisor makes it; small enough for a test."""
     (folder / "data").mkdir(parents=True)
-    with exporter("sharegpt").writing(folder / "data", "li") as writer:
-        writer.write(rows)
-    planned = [stage | {"epochs": 1, "batch_size": 2} for stage in stages(writer.counts)]
+    with writer("sharegpt").writing(folder / "data", "li") as writing:
+        writing.write(rows)
+    files = snapshot.described(folder / "data", writing.counts)
+    manifest = Manifest("sharegpt", "li", "unused", None, files, writing.losses)
+    planned = [stage | {"epochs": 1, "batch_size": 2} for stage in stages(manifest)]
     lora = {"r": 4, "alpha": 8, "dropout": 0.0}
     config = RunConfig("li", str(model), str(model), "li-simpo-1", planned, lora, **{"max_length": 512, **changes})
     (folder / "config.json").write_text(json.dumps(asdict(config)))

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from prefanno import snapshot
 from prefanno.db import runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run
-from prefanno.errors import NoTraining, StorageFull, TrainingRunning
+from prefanno.errors import NoTraining, SnapshotDamaged, StorageFull, TrainingRunning
 from prefanno.settings import Settings
+from prefanno.snapshot import Manifest
 from prefanno.training import adapters, supervisor
 from prefanno.training.config import LORA, RunConfig
 from prefanno.training.log import Line
@@ -35,6 +37,7 @@ echo made it
 # Goes on when a file named `go` lies in its folder.
 PATIENT = "echo waiting; while [ ! -e go ]; do sleep 0.05; done\n" + GOOD
 
+NOTHING = (Path("/nowhere"), Manifest("sharegpt", "li", "0002", None, {}, {}))  # a snapshot without files
 News = Line | Status
 
 
@@ -47,6 +50,13 @@ def _config(adapter: str = "li-simpo-1") -> RunConfig:
         stages=[{"method": "simpo"}],
         lora=LORA,
     )
+
+
+def _exported(settings: Settings) -> tuple[Path, Manifest]:
+    """A file in data/, and the manifest of its snapshot."""
+    file = settings.data / "li_preference.json"
+    file.write_text("[1]")
+    return file, replace(NOTHING[1], files=snapshot.described(settings.data, {file.name: 1}))
 
 
 def _messages(news: list[News]) -> list[str | bool]:
@@ -76,7 +86,7 @@ async def _supervising(settings: Settings, database: Database, script: str | Non
 
 async def _run(training: Supervisor, config: RunConfig | None = None) -> Run:
     """A run from start to end."""
-    await training.start(config or _config(), [])
+    await training.start(config or _config(), *NOTHING)
     async with asyncio.timeout(WAIT_S):
         await training.wait()
     assert training.last_run is not None
@@ -106,15 +116,15 @@ async def test_a_run_that_ends_well_publishes_its_adapter(settings: Settings, da
 async def test_the_run_gets_its_configuration_and_its_own_copy_of_the_data(
     settings: Settings, database: Database
 ) -> None:
-    """The run's folder holds config.json and copies of the data files, which later exports do not touch."""
-    data = settings.data / "li_preference.json"
-    data.write_text("[1]")
+    """The run's folder holds config.json and a copy of the snapshot, which later exports do not touch."""
+    data, manifest = _exported(settings)
     async with _supervising(settings, database, "cat data/li_preference.json; echo; cat config.json") as training:
-        run = await training.start(_config(), [data])
+        run = await training.start(_config(), settings.data, manifest)
         data.write_text("[2]")
         await training.wait()
     folder = settings.runs / str(run.id)
     assert (folder / "data" / data.name).read_text() == "[1]"
+    assert snapshot.verified(folder / "data") == manifest
     assert RunConfig(**json.loads((folder / "config.json").read_text())) == _config()
     assert "simpo" in (folder / "train.log").read_text()
 
@@ -127,7 +137,7 @@ async def test_followers_get_every_line_once_between_the_changes_of_state(
     late: list[News] = []
     async with _supervising(settings, database, PATIENT) as training:
         assert training.follow(early.append) == ([], False)
-        run = await training.start(_config(), [])
+        run = await training.start(_config(), *NOTHING)
         await _until(lambda: len(early) >= 2)
         history, running = training.follow(late.append)
         assert ([line.message for line in history], running) == (["waiting"], True)
@@ -192,7 +202,7 @@ async def test_a_failed_run_leaves_room_for_the_next(settings: Settings, databas
 async def test_a_stopped_run_makes_no_adapter(settings: Settings, database: Database) -> None:
     """A stop answers when the run is over; the run is "stopped", has no adapter, and the next one can start."""
     async with _supervising(settings, database, f"{GOOD}\nsleep 1000") as training:
-        run = await training.start(_config(), [])
+        run = await training.start(_config(), *NOTHING)
         await _until((settings.runs / str(run.id) / "adapter" / "adapter_model.safetensors").exists)
         await training.stop()
         assert not training.running
@@ -206,7 +216,7 @@ async def test_a_stopped_run_makes_no_adapter(settings: Settings, database: Data
 async def test_two_stops_at_once_both_wait_for_the_end(settings: Settings, database: Database) -> None:
     """A second stop during a stop waits for the same end."""
     async with _supervising(settings, database, PATIENT) as training:
-        await training.start(_config(), [])
+        await training.start(_config(), *NOTHING)
         await asyncio.gather(training.stop(), training.stop())
         assert training.last_run is not None and training.last_run.state == "stopped"
 
@@ -214,7 +224,7 @@ async def test_two_stops_at_once_both_wait_for_the_end(settings: Settings, datab
 async def test_a_stop_right_after_the_start_ends_the_run(settings: Settings, database: Database) -> None:
     """A stop that comes while the run is still starting is not lost."""
     async with _supervising(settings, database, PATIENT) as training:
-        starting = asyncio.create_task(training.start(_config(), []))
+        starting = asyncio.create_task(training.start(_config(), *NOTHING))
         await asyncio.sleep(0)
         await training.stop()
         await starting
@@ -234,23 +244,38 @@ async def test_a_stop_without_a_run_is_refused(settings: Settings, database: Dat
 async def test_one_run_at_a_time(settings: Settings, database: Database) -> None:
     """Of two starts at once one is refused, and so is a third while the run goes on; the database knows one run."""
     async with _supervising(settings, database, PATIENT) as training:
-        results = await asyncio.gather(*(training.start(_config(), []) for _ in range(2)), return_exceptions=True)
+        results = await asyncio.gather(*(training.start(_config(), *NOTHING) for _ in range(2)), return_exceptions=True)
         assert [type(result) for result in results] == [Run, TrainingRunning]
         with pytest.raises(TrainingRunning):
-            await training.start(_config(), [])
+            await training.start(_config(), *NOTHING)
         assert (await _stored(database)).id == 1
         await training.stop()
 
 
 async def test_a_run_that_cannot_start_is_a_failed_one(settings: Settings, database: Database) -> None:
     """Without its data file a run is not started; the reason is kept, and the next run starts."""
+    data, manifest = _exported(settings)
+    data.unlink()
     async with _supervising(settings, database, GOOD) as training:
         with pytest.raises(FileNotFoundError):
-            await training.start(_config(), [settings.data / "nowhere.json"])
+            await training.start(_config(), settings.data, manifest)
         assert not training.running
         stored = await _stored(database)
         assert stored.state == "failed"
-        assert (stored.reason or "").startswith("could not start: ") and "nowhere.json" in (stored.reason or "")
+        assert (stored.reason or "").startswith("could not start: ") and data.name in (stored.reason or "")
+        assert (await _run(training)).state == "succeeded"
+
+
+async def test_a_run_does_not_start_on_other_data_than_was_exported(settings: Settings, database: Database) -> None:
+    """A file that was changed since the export is found before the run; the reason is kept, and the next run starts."""
+    data, manifest = _exported(settings)
+    data.write_text("[2]")
+    async with _supervising(settings, database, GOOD) as training:
+        with pytest.raises(SnapshotDamaged):
+            await training.start(_config(), settings.data, manifest)
+        assert not training.running
+        stored = await _stored(database)
+        assert stored.state == "failed" and f"{data.name} was changed" in (stored.reason or "")
         assert (await _run(training)).state == "succeeded"
 
 
@@ -265,14 +290,14 @@ async def test_a_full_disk_at_the_start_is_said_to_be_one(
     monkeypatch.setattr(supervisor, "_prepare", full)
     async with _supervising(settings, database, GOOD) as training:
         with pytest.raises(StorageFull):
-            await training.start(_config(), [])
+            await training.start(_config(), *NOTHING)
         assert not training.running
 
 
 async def test_a_run_survives_its_supervisor_and_is_adopted(settings: Settings, database: Database) -> None:
     """A second supervisor takes up a running run: no line is missing, its end is settled, its adapter published."""
     async with _supervising(settings, database, PATIENT) as first:
-        run = await first.start(_config(), [])
+        run = await first.start(_config(), *NOTHING)
         await _until(lambda: first.log.lines)
     assert (await _stored(database)).state == "running"
     news: list[News] = []
@@ -280,7 +305,7 @@ async def test_a_run_survives_its_supervisor_and_is_adopted(settings: Settings, 
         history, running = second.follow(news.append)
         assert running and second.last_run is not None and second.last_run.id == run.id
         with pytest.raises(TrainingRunning):
-            await second.start(_config(), [])
+            await second.start(_config(), *NOTHING)
         (settings.runs / str(run.id) / "go").touch()
         await second.wait()
         assert second.last_run.state == "succeeded"
@@ -291,7 +316,7 @@ async def test_a_run_survives_its_supervisor_and_is_adopted(settings: Settings, 
 async def test_an_adopted_run_can_be_stopped(settings: Settings, database: Database) -> None:
     """A supervisor stops a run that another one started."""
     async with _supervising(settings, database, PATIENT) as first:
-        await first.start(_config(), [])
+        await first.start(_config(), *NOTHING)
     async with _supervising(settings, database) as second:
         await second.stop()
         assert second.last_run is not None and second.last_run.state == "stopped"
@@ -300,7 +325,7 @@ async def test_an_adopted_run_can_be_stopped(settings: Settings, database: Datab
 async def test_a_run_that_ended_unwatched_is_settled_at_the_next_start(settings: Settings, database: Database) -> None:
     """A run that ended while no server was there gets its end and its adapter from its files."""
     async with _supervising(settings, database, PATIENT) as first:
-        run = await first.start(_config(), [])
+        run = await first.start(_config(), *NOTHING)
     folder = settings.runs / str(run.id)
     (folder / "go").touch()
     await _until((folder / "exit.json").exists)
@@ -313,7 +338,7 @@ async def test_a_run_that_ended_unwatched_is_settled_at_the_next_start(settings:
 async def test_a_published_adapter_whose_run_was_not_settled_counts(settings: Settings, database: Database) -> None:
     """A server that died between naming the adapter and noting the end finds, later, that the run has succeeded."""
     async with _supervising(settings, database, PATIENT) as first:
-        run = await first.start(_config(), [])
+        run = await first.start(_config(), *NOTHING)
     folder = settings.runs / str(run.id)
     (folder / "go").touch()
     await _until((folder / "exit.json").exists)
@@ -333,7 +358,7 @@ async def test_an_end_that_cannot_be_stored_is_settled_later(
         raise StorageFull
 
     async with _supervising(settings, database, PATIENT) as first:
-        run = await first.start(_config(), [])
+        run = await first.start(_config(), *NOTHING)
         with monkeypatch.context() as patched:
             patched.setattr(database, "write", fails)
             (settings.runs / str(run.id) / "go").touch()
@@ -358,7 +383,7 @@ async def test_a_run_that_cannot_be_stored_does_not_start(
         with monkeypatch.context() as patched:
             patched.setattr(database, "write", fails)
             with pytest.raises(StorageFull):
-                await training.start(_config(), [])
+                await training.start(_config(), *NOTHING)
         assert not training.running and list(settings.runs.iterdir()) == []
         assert (await _run(training)).state == "succeeded"
 
@@ -366,7 +391,7 @@ async def test_a_run_that_cannot_be_stored_does_not_start(
 async def test_a_run_whose_keeper_was_killed_has_failed(settings: Settings, database: Database) -> None:
     """Without exit.json nothing is known of the end, and the reason says so."""
     async with _supervising(settings, database, PATIENT) as training:
-        run = await training.start(_config(), [])
+        run = await training.start(_config(), *NOTHING)
         folder = settings.runs / str(run.id)
         await _until(lambda: training.log.lines)
         os.kill(json.loads((folder / "run.json").read_text())["pid"], signal.SIGKILL)
@@ -383,14 +408,16 @@ async def test_a_keeper_that_cannot_start_says_why(
     """When the keeper dies before it has begun, its last words are the reason."""
     monkeypatch.setattr(supervisor, "KEEPER_START_S", 0.5)
 
-    async def begun(session: AsyncSession) -> int:
+    async def begun(session: AsyncSession) -> Run:
         run = Run(base_model="base", adapter="li-simpo-1")
         session.add(run)
         await session.flush()
-        return run.id
+        return run
 
-    folder = settings.runs / str(await database.write(begun))
+    run = await database.write(begun)
+    folder = settings.runs / str(run.id)
     folder.mkdir()
+    (folder / supervisor.STARTED).write_text(run.started_at.isoformat())
     (folder / "keeper.log").write_text("ModuleNotFoundError: No module named 'psutil'\n")
     async with _supervising(settings, database) as training:
         await training.wait()

@@ -6,7 +6,6 @@ from typing import Any
 from prefanno.annotation.export import export
 from prefanno.db.models import Candidate, Generation
 from prefanno.keys import LOOP
-from prefanno.rows import exporter
 from prefanno.web import annotation_answers, answers
 from tests.conftest import Client
 from tests.web.conftest import PAIR, accepted
@@ -75,7 +74,8 @@ async def happened(client: Client, number: int) -> list[dict[str, Any]]:
 
 async def exported(client: Client, folder: Path, slug: str = "li") -> tuple[int, ...]:
     """How many rows an export writes to preference, roleplay and unpaired."""
-    return tuple((await export(client.app[LOOP].database, exporter("sharegpt"), folder, slug)).values())
+    manifest = await export(client.app[LOOP].database, "sharegpt", folder, slug)
+    return tuple(file.rows for file in manifest.files.values())
 
 
 async def stored(client: Client, *contents: str, adapter: str | None = None) -> str:
