@@ -33,11 +33,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Both databases for a test that may use one, unless it is marked `sqlite_only`."""
+    """Both databases for a test that may use one, unless it is marked `sqlite_only` or `postgresql_only`."""
     if "database_kind" in metafunc.fixturenames:
         both = ["sqlite", pytest.param("postgresql", marks=pytest.mark.needs("PostgreSQL"))]
-        only = metafunc.definition.get_closest_marker("sqlite_only")
-        metafunc.parametrize("database_kind", both[:1] if only else both, indirect=True, scope="module")
+        marked = metafunc.definition.get_closest_marker
+        kinds = both[:1] if marked("sqlite_only") else both[1:] if marked("postgresql_only") else both
+        metafunc.parametrize("database_kind", kinds, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,8 @@ Done = subprocess.CompletedProcess[str]
 def _environment(settings: Settings, **changes: str) -> dict[str, str]:
     """This process's variables, with the home and the model of the test in place of any PREFANNO_ settings."""
     others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return {**others, "PREFANNO_HOME": str(settings.home), "PREFANNO_MODEL": settings.model, **changes}
+    mine = {"HOME": str(settings.home), "MODEL": settings.model, "DATABASE_URL": settings.database_url}
+    return {**others, **{PREFIX + name: value for name, value in mine.items()}, **changes}
 
 
 def _run(settings: Settings, *arguments: str, **changes: str) -> Done:

@@ -1,13 +1,11 @@
 """`prefanno erase`, as a real process: what it asks, what it prints, and that the words are gone from the disk."""
 
 import asyncio
-import contextlib
-import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import home
 from prefanno.annotation import dataset
-from prefanno.db import characters, search, upgrade
+from prefanno.db import characters, upgrade
 from prefanno.db.engine import Database
 from prefanno.db.idempotency import once
 from prefanno.db.models import Annotation, Candidate, Generation
 from prefanno.rows import Row
-from prefanno.settings import PREFIX, Settings
+from prefanno.settings import Settings
+from tests import looking
+from tests.test_cli import _environment
 
 WAIT_S = 120.0
 SECRET = "Zanzibar-7319"  # in every text of what is erased
@@ -33,10 +33,9 @@ Done = subprocess.CompletedProcess[str]
 
 def _erase(settings: Settings, *arguments: str, answer: str | None = None) -> Done:
     """Run the command, with this typed at its question; with None there is nobody to answer."""
-    others = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     return subprocess.run(
         [sys.executable, "-P", "-m", "prefanno", "erase", *arguments],
-        env={**others, "PREFANNO_HOME": str(settings.home), "PREFANNO_MODEL": settings.model},
+        env=_environment(settings),
         input=answer or "",
         capture_output=True,
         text=True,
@@ -109,18 +108,11 @@ def filled(settings: Settings) -> Settings:
 
 def _bytes(settings: Settings) -> bytes:
     """All bytes of the database and of what lies beside it."""
-    return b"".join(file.read_bytes() for file in sorted(settings.data.glob("prefanno.db*")))
+    return looking.stored(settings.database)
 
 
 def _query(settings: Settings, sql: str) -> list[Any]:
-    with contextlib.closing(sqlite3.connect(settings.database)) as connection:
-        return [row[0] if len(row) == 1 else row for row in connection.execute(sql)]
-
-
-def _dump(settings: Settings) -> list[str]:
-    """All that the database holds, as SQL."""
-    with contextlib.closing(sqlite3.connect(settings.database)) as connection:
-        return list(connection.iterdump())
+    return [row[0] if len(row) == 1 else row for row in looking.fetch(settings.database, sql)]
 
 
 def _ids(settings: Settings) -> list[int]:
@@ -129,10 +121,7 @@ def _ids(settings: Settings) -> list[int]:
 
 def _indexed(settings: Settings, word: str) -> int:
     """How many of the word's tokens the search index knows, in whatever row, also one that was taken out."""
-    with contextlib.closing(sqlite3.connect(settings.database)) as connection:
-        connection.execute("CREATE VIRTUAL TABLE temp.terms USING fts5vocab(main, annotation_search, row)")
-        known = {term for (term,) in connection.execute("SELECT term FROM temp.terms")}
-    return len(known & set(search.tokens(word).split()))
+    return len(looking.indexed(settings.database) & looking.tokens(settings.database, word))
 
 
 def _said(settings: Settings, numbers: Sequence[int]) -> str:
@@ -158,7 +147,8 @@ def test_the_words_are_gone_from_the_disk(filled: Settings) -> None:
     assert _query(filled, "SELECT count FROM counts WHERE character = 'li' ORDER BY mode") == [0, 1]
     for table in ("generations", "candidates"):
         assert _query(filled, f"SELECT count(*) FROM {table}") == [0]
-    assert _query(filled, "PRAGMA integrity_check") == ["ok"] and _query(filled, "PRAGMA foreign_key_check") == []
+    if isinstance(filled.database, Path):
+        assert _query(filled, "PRAGMA integrity_check") == ["ok"] and _query(filled, "PRAGMA foreign_key_check") == []
 
 
 def test_deleting_alone_leaves_the_words(filled: Settings) -> None:
@@ -177,7 +167,7 @@ def test_the_answers_to_safe_retries_are_erased(settings: Settings) -> None:
     assert SECRET.encode() in _bytes(settings)
     assert _erase(settings, "1", "--yes").returncode == 0
     assert SECRET.encode() not in _bytes(settings)
-    assert _query(settings, "SELECT answer FROM idempotency_keys ORDER BY key") == ["{}", '{"changed": 0}']
+    assert _query(settings, "SELECT answer FROM idempotency_keys ORDER BY key") == ["{}", '{"changed":0}']
 
 
 def test_the_candidates_of_a_plain_add_are_erased(settings: Settings) -> None:
@@ -226,11 +216,11 @@ def test_all_deleted_ones_of_a_character_are_erased(filled: Settings) -> None:
 @pytest.mark.parametrize("answer", [None, "n\n", "\n", "no\n"], ids=["nobody", "n", "enter", "no"])
 def test_without_a_yes_nothing_is_erased(filled: Settings, answer: str | None) -> None:
     """It asks first, naming how many; any answer but yes, or none, leaves every row."""
-    before = _dump(filled)
+    before = looking.dump(filled.database)
     done = _erase(filled, "1", "3", answer=answer)
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert done.stdout.startswith("Erase 2 annotations for good, with their history and candidates? [y/N]: ")
-    assert _dump(filled) == before
+    assert looking.dump(filled.database) == before
 
 
 def test_a_yes_erases(filled: Settings) -> None:
@@ -250,11 +240,11 @@ def test_an_annotation_named_twice_is_one(filled: Settings) -> None:
 @pytest.mark.parametrize("arguments", [(), ("1", "--deleted"), ("0",), ("-1",), ("x",), ("1", "--all")])
 def test_wrong_usage_erases_nothing(filled: Settings, arguments: tuple[str, ...]) -> None:
     """Neither ids nor --deleted, both, or what is no id: code 2 and a hint."""
-    before = _bytes(filled)
+    before = looking.dump(filled.database)
     done = _erase(filled, *arguments, "--yes")
     assert done.returncode == 2
     assert "Error: " in done.stderr and "Traceback" not in done.stderr
-    assert _bytes(filled) == before
+    assert looking.dump(filled.database) == before
 
 
 @pytest.mark.parametrize(
@@ -275,6 +265,7 @@ def test_what_there_is_not_is_refused_whole(filled: Settings, arguments: tuple[s
     assert named in done.stderr and _ids(filled) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.sqlite_only
 def test_a_server_keeps_its_home(filled: Settings) -> None:
     """While a server owns the home, erasing is refused in one line, and every byte stays."""
     before = _bytes(filled)
@@ -283,6 +274,14 @@ def test_a_server_keeps_its_home(filled: Settings) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"prefanno: another prefanno uses {filled.home}; stop it")
     assert len(done.stderr.splitlines()) == 1 and _bytes(filled) == before
+
+
+@pytest.mark.postgresql_only
+def test_a_postgresql_is_erased_beside_a_server(filled: Settings) -> None:
+    """A server that owns the home is no hindrance there: the words go from the disk while it runs."""
+    with home.owned(filled):
+        assert _erase(filled, "1", "2", "3", "--yes").returncode == 0
+    assert SECRET.encode() not in _bytes(filled)
 
 
 def test_what_is_left_can_be_undone(filled: Settings) -> None:

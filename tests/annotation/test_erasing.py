@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import dataset, history
 from prefanno.annotation.erasing import Erased, erase
-from prefanno.db import annotations, bigrams, characters, fts5, search
+from prefanno.db import annotations, characters, search
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.db.idempotency import once
 from prefanno.db.models import Annotation, Candidate, Event, Generation, IdempotencyKey, Step
 from prefanno.errors import NotFound, NothingToUndo
-from prefanno.settings import Postgres, Settings
+from prefanno.settings import Settings
 from tests import looking
 from tests.annotation.test_conversations import choose, decided, turn
 from tests.annotation.test_dataset import SINGLE, counts
@@ -44,22 +44,6 @@ async def _found(database: Database, q: str, of: str = "li") -> list[int]:
 def _blocks(settings: Settings) -> bytes:
     """The search index as it lies in its table: tokens that were only marked as deleted are still in it."""
     return b"".join(block for (block,) in looking.fetch(settings.database, "SELECT block FROM annotation_search_data"))
-
-
-def _tokens(settings: Settings) -> set[Any]:
-    """Every token by which something is found."""
-    with looking.looking(settings.database) as look:
-        if isinstance(settings.database, Postgres):
-            return {token for (token,) in look.fetch("SELECT unnest(bigrams) FROM annotation_search")}
-        look.execute("CREATE VIRTUAL TABLE temp.held USING fts5vocab('main', 'annotation_search', 'row')")
-        return {token for (token,) in look.fetch("SELECT term FROM temp.held")}
-
-
-def _as_tokens(settings: Settings, words: str) -> set[Any]:
-    """What the words should have put there."""
-    if isinstance(settings.database, Postgres):
-        return set().union(*(bigrams.bigrams(text) for text in words.casefold().split(search.BETWEEN)))
-    return set(fts5.tokens(words).split())
 
 
 async def _import(database: Database, number: int) -> list[int]:
@@ -167,13 +151,15 @@ async def test_its_words_leave_the_search_index(database: Database, settings: Se
     gone = await add(database, "shared secret 秘密")
     await edit(database, gone[0], note="another 🦊 note")
     await set_deleted(database, *gone)
-    assert _as_tokens(settings, "秘密") <= _tokens(settings)  # control: it is in it until then
+    assert looking.tokens(settings.database, "秘密") <= looking.indexed(
+        settings.database
+    )  # control: it is in it until then
     await _erase(database, *gone)
     assert await _found(database, "秘密") == await _found(database, "secret") == []
     assert len(await _found(database, "shared")) == 1
     async with database.read() as session:
         kept = search.words(await annotations.get(session, 1))
-    assert _tokens(settings) == _as_tokens(settings, kept)
+    assert looking.indexed(settings.database) == looking.tokens(settings.database, kept)
 
 
 @pytest.mark.sqlite_only
@@ -205,10 +191,15 @@ async def test_the_counts_follow(database: Database, deleted: bool) -> None:
 async def test_an_unknown_id_removes_nothing(database: Database, settings: Settings, place: int) -> None:
     """Where one of the ids is unknown, wherever it stands, it is named and all stay, index and counts included."""
     numbers = await _import(database, 700)
-    before = await table(database), await record(database), await _sizes(database), _tokens(settings)
+    before = await table(database), await record(database), await _sizes(database), looking.indexed(settings.database)
     with pytest.raises(NotFound, match="999999"):
         await _erase(database, *numbers[:place], 999_999, *numbers[place:])
-    assert (await table(database), await record(database), await _sizes(database), _tokens(settings)) == before
+    assert (
+        await table(database),
+        await record(database),
+        await _sizes(database),
+        looking.indexed(settings.database),
+    ) == before
     assert await counts(database) == {"single": 700, "multi": 0}
 
 
@@ -222,7 +213,7 @@ async def test_many_are_erased_at_once(database: Database, settings: Settings) -
     assert list(await table(database)) == [kept]
     assert await _sizes(database) == [1, 1, 1, 0, 0, 0]
     assert await counts(database) == {"single": 1, "multi": 0}
-    assert not _as_tokens(settings, "row") <= _tokens(settings)
+    assert not looking.tokens(settings.database, "row") <= looking.indexed(settings.database)
 
 
 @pytest.mark.sqlite_only
