@@ -67,13 +67,13 @@ def _disk(settings: Settings) -> str:
 def _database(settings: Settings) -> str:
     where = settings.database
     if (revision := upgrade.revision(where)) is None:
-        return f"{where}: none yet; `prefanno serve` makes it"
+        return "none yet; `prefanno serve` makes it"
     if revision != file.HEAD:
-        raise PrefannoError(f"{where}: schema {revision}, not {file.HEAD}; run `prefanno db upgrade`")
+        raise PrefannoError(f"schema {revision}, not {file.HEAD}; run `prefanno db upgrade`")
     if isinstance(where, Postgres):
-        return f"{where}: schema {revision}"
+        return f"schema {revision}, {where}"
     file.verify(where)
-    return f"{where}: schema {revision}, sound"
+    return f"schema {revision}, sound"
 
 
 def _base_model(settings: Settings) -> str:

@@ -56,7 +56,7 @@ def export_command(form: str, to: Path | None, character: str | None, run: int |
         transfers.give_back(current, run, to)
         return
     if upgrade.revision(current.database) != file.HEAD:
-        raise click.ClickException(f"no up-to-date database in {current.data}; run `prefanno db upgrade` first")
+        raise click.ClickException(f"no up-to-date database at {current.database}; run `prefanno db upgrade` first")
     asyncio.run(transfers.write_files(current, form, to or current.data, character))
 
 

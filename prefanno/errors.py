@@ -6,7 +6,8 @@ PrefannoError
 ├── Conflict              what is there now does not allow it
 │   ├── KeyReused
 │   ├── NothingToUndo
-│   └── SnapshotDamaged
+│   ├── SnapshotDamaged
+│   └── TrainingElsewhere
 ├── NotReady              the state of the machine forbids it now, and the person can change that
 │   ├── ModelNotLoaded
 │   ├── ModelLoading

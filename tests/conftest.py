@@ -5,6 +5,7 @@ A test that uses `settings`, by itself or through another fixture, runs twice: o
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,18 @@ def settings(tmp_path: Path, tiny_model: Path, database_url: str) -> Settings:
     """A fresh home with the tiny model as its base, and a fresh database."""
     home = tmp_path / "home"
     return Settings(home=home, model=str(tiny_model), cache=tmp_path / "cache", database_url=database_url)
+
+
+@pytest.fixture
+def unmade(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Settings]:
+    """A fresh home whose database is not made yet: no file, or one without a table."""
+    if not settings.database_url:
+        yield settings
+        return
+    server: postgres.Postgres = request.getfixturevalue("postgresql")
+    url = server.make()
+    yield replace(settings, database_url=url)
+    server.drop(url)
 
 
 @pytest.fixture

@@ -145,9 +145,9 @@ def _note_close(part: type, closed: list[str], monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(part, "close", noted)
 
 
-async def test_a_home_without_a_database_does_not_start(settings: Settings) -> None:
+async def test_a_home_without_a_database_does_not_start(unmade: Settings) -> None:
     """A server whose database has no tables fails at start, not at its first request."""
-    settings.data.mkdir(parents=True)
+    unmade.data.mkdir(parents=True)
     with pytest.raises(DatabaseUnavailable):
-        async with app.opened(settings):
+        async with app.opened(unmade):
             pass

@@ -98,4 +98,4 @@ def test_a_second_server_on_a_home_is_refused(settings: Settings) -> None:
     """While a process owns the home, another one's start ends with one line, before it listens or migrates."""
     with owned(settings), pytest.raises(HomeInUse, match="PREFANNO_HOME"):
         server.serve(settings)
-    assert not settings.database.exists()
+    assert not settings.database_file.exists()

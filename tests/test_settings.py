@@ -28,6 +28,7 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
         "PREFANNO_PORT": "9000",
         "PREFANNO_HOME": str(tmp_path / "home"),
         "PREFANNO_MODEL": "some/hub-id",
+        "PREFANNO_DATABASE_URL": "postgresql://you:secret@db.example/prefanno",
         "PREFANNO_SYSTEM_PROMPT": "你是离。",
         "PREFANNO_TRAIN_SCRIPT": "mine.sh",
         "PREFANNO_ALLOWED_HOSTS": "one.example, two.example,",
@@ -40,6 +41,7 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
         port=9000,
         home=tmp_path / "home",
         model="some/hub-id",
+        database_url="postgresql://you:secret@db.example/prefanno",
         system_prompt="你是离。",
         train_script="mine.sh",
         allowed_hosts=("one.example", "two.example"),
@@ -124,3 +126,47 @@ def test_every_setting_is_described() -> None:
     assert [name for name, _, _ in described] == [settings.PREFIX + spec.name.upper() for spec in fields(Settings)]
     assert all(meaning for _, _, meaning in described)
     assert ("PREFANNO_PORT", "8000", "port to listen on, 1-65535") in described
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///hush.db",
+        "mysql://you:hush@host/name",
+        "postgresql+asyncpg://you:hush@host/name",
+        "postgresql://you:hush@host",
+        "postgresql://you:hush@host/",
+        "postgresql://you:hu/sh@host/name",
+        "postgresql://you:12/hush@host/name",
+        "postgresql://you:12?hush@host/name",
+        "postgresql://you:hush@host:port/name",
+        "hush",
+    ],
+)
+def test_a_wrong_database_url_is_refused_unseen(url: str) -> None:
+    """Another database, no name, or a password that is not encoded: how it must look, and no word of what it was."""
+    with pytest.raises(InvalidSetting, match="must look like postgresql://user:password@host/name") as refused:
+        settings.read({"PREFANNO_DATABASE_URL": url})
+    assert "hu" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("postgresql://you:p%40ss@db.example:5433/prefanno", "PostgreSQL db.example:5433/prefanno"),
+        ("postgres://db.example/prefanno?sslmode=require", "PostgreSQL db.example/prefanno"),
+        ("postgresql:///prefanno?host=/run/postgresql", "PostgreSQL /prefanno"),
+    ],
+)
+def test_a_database_url_is_named_without_its_password(url: str, named: str) -> None:
+    """Whatever libpq's own URLs may say is taken; as text there is only where it is."""
+    read = settings.read({"PREFANNO_DATABASE_URL": url})
+    assert str(read.database) == named and url not in repr(read)
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where asyncpg is not installed, the URL is refused with the command that installs it."""
+    monkeypatch.setattr(settings, "find_spec", lambda _name: None)
+    with pytest.raises(InvalidSetting, match=r"pip install 'prefanno\[postgresql\]'"):
+        settings.read({"PREFANNO_DATABASE_URL": "postgresql://db.example/prefanno"})
+    assert settings.read({}).database_url == ""

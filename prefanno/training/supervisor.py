@@ -67,7 +67,7 @@ class Supervisor:
 
         On a database that others use, too, that is the last run of this home: it alone has the run's files.
         """
-        here = await asyncio.to_thread(_started, self._settings.runs) if self._database.shared else None
+        here = _started(self._settings.runs) if self._database.shared else None
         async with self._database.read() as session:
             self.last_run = await (runs.latest(session) if here is None else runs.latest_of(session, here))
         if self.last_run is not None:
