@@ -78,6 +78,18 @@ def database_url(database_kind: str, request: pytest.FixtureRequest) -> str:
     return found.url
 
 
+@pytest.fixture(scope="module")
+def own_database(database_kind: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """What PREFANNO_DATABASE_URL says, for what lives longer than a test: a new database, without a table."""
+    if database_kind == "sqlite":
+        yield ""
+        return
+    server: postgres.Postgres = request.getfixturevalue("postgresql")
+    url = server.make()
+    yield url
+    server.drop(url)
+
+
 @pytest.fixture
 def settings(tmp_path: Path, tiny_model: Path, database_url: str) -> Settings:
     """A fresh home with the tiny model as its base, and a fresh database."""

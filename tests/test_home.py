@@ -13,6 +13,8 @@ from prefanno import home
 from prefanno.errors import HomeInUse, InvalidSetting, StorageFull
 from prefanno.settings import Settings
 
+pytestmark = pytest.mark.sqlite_only  # no database is opened
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

@@ -11,6 +11,8 @@ from prefanno.errors import HomeInUse, InvalidSetting
 from prefanno.home import owned
 from prefanno.settings import LOOPBACKS, Settings
 
+pytestmark = pytest.mark.sqlite_only  # no database is opened
+
 
 def _has_ipv6() -> bool:
     try:

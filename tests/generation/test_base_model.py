@@ -9,6 +9,8 @@ from prefanno.errors import EngineFailed
 from prefanno.generation import base_model
 from prefanno.settings import Settings
 
+pytestmark = pytest.mark.sqlite_only  # no database is opened
+
 
 @pytest.mark.parametrize("model", ["/somewhere/my-model", "org/some-model"])
 def test_a_folder_and_a_hub_id_are_passed_on(settings: Settings, model: str) -> None:

@@ -16,6 +16,8 @@ from prefanno.generation.config import GenerationConfig, Reply
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.settings import Settings
 
+pytestmark = pytest.mark.sqlite_only  # no database is opened
+
 WAIT_S = 30.0
 CONFIG = GenerationConfig("You are Li.")
 OTHER = replace(CONFIG, temperature=0.5)

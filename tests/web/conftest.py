@@ -106,10 +106,12 @@ async def never_reading(client: Client) -> AsyncIterator[None]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def standing(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> AsyncIterator[Client]:
+async def standing(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, own_database: str
+) -> AsyncIterator[Client]:
     """One server for a whole file, with the tiny model; for tests that leave it as they found it."""
     folder = tmp_path_factory.mktemp("standing")
-    settings = Settings(home=folder, model=str(tiny_model), cache=folder / "cache")
+    settings = Settings(home=folder, model=str(tiny_model), cache=folder / "cache", database_url=own_database)
     for needed in (settings.data, settings.outputs, settings.runs):
         needed.mkdir()
     upgrade.upgrade(settings.database)
