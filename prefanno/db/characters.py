@@ -26,7 +26,7 @@ async def get(session: AsyncSession, slug: str | None) -> Character:
 
 async def named(session: AsyncSession, slug: str) -> Character:
     """The character that an address names. Raises NotFound."""
-    character = await session.get(Character, slug)
+    character = None if "\0" in slug else await session.get(Character, slug)  # PostgreSQL has no such text
     if character is None:
         raise NotFound(f"there is no character {slug}", f"未找到角色 {slug}")
     return character

@@ -26,6 +26,7 @@ TABLE = {
     errors.NotFound: (404, "未找到"),
     errors.KeyReused: (409, "该 Idempotency-Key 已用于另一个请求"),
     errors.NothingToUndo: (409, "没有可撤销或重做的操作"),
+    errors.TrainingElsewhere: (409, "训练由连接同一数据库的另一台服务器负责"),
     errors.ModelNotLoaded: (400, "模型未加载"),
     errors.ModelLoading: (400, "模型正在加载"),
     errors.ModelLoaded: (400, "请先卸载模型"),
