@@ -19,7 +19,7 @@ from prefanno.settings import Postgres
 
 T = TypeVar("T")
 
-REVISION = "SELECT to_regclass('alembic_version') IS NOT NULL"
+HAS_REVISION = "SELECT to_regclass('alembic_version') IS NOT NULL"
 
 
 def revision(server: Postgres) -> str | None:
@@ -54,9 +54,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 async def _revision(server: Postgres) -> str | None:
     async with _connected(server) as connection:
-        if not await connection.fetchval(REVISION):
+        if not await connection.fetchval(HAS_REVISION):
             return None
-        return str(await connection.fetchval("SELECT version_num FROM alembic_version"))
+        found: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return found
 
 
 async def _rewrite(server: Postgres) -> None:

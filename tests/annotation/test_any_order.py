@@ -34,6 +34,7 @@ from prefanno.db.models import Annotation, Candidate, Event, Generation, Step
 from prefanno.errors import PrefannoError
 from prefanno.prompting import Message
 from prefanno.rows import Mode, Row, reader, writer
+from prefanno.settings import Postgres
 from tests.annotation.model import (
     QUERIES,
     VERDICTS,
@@ -52,10 +53,12 @@ from tests.annotation.model import (
     thoughts,
     words,
 )
+from tests.postgres import Refilled
 from tests.properties import unhurried
 
 WRITES, READS = writer("sharegpt"), reader("sharegpt")
 PERSONA = "You are Li."
+Fresh = Callable[[str], Path | Postgres]  # a new database, which may lie in this folder
 BEGINNING = datetime.fromisoformat("2026-01-27T12:00:00.123456")
 
 
@@ -92,29 +95,30 @@ class _Collector:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Rules do the same to a copy of a real file and to the model; after each the two are compared."""
+    """Rules do the same to a real database and to the model; after each the two are compared."""
 
-    def __init__(self, migrated: Path, actions: Actions) -> None:
+    def __init__(self, fresh: Fresh, actions: Actions) -> None:
         super().__init__()
         self.actions = actions
         self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(shutil.copy(migrated, self.folder.name))
+        self.where = fresh(self.folder.name)
         self.exported: list[list[Path]] = []
         self.runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self.database = self.runner.run(self._opened())
         self.model = Model(["li"], past={"li": []}, future={"li": []})
 
     def teardown(self) -> None:
-        """Close everything; the file must be sound."""
+        """Close everything; a file must be sound."""
         try:
             self.runner.run(self.database.close())
-            file.verify(self.path)
+            if isinstance(self.where, Path):
+                file.verify(self.where)
         finally:
             self.runner.close()
             self.folder.cleanup()
 
     async def _opened(self) -> Database:
-        return Database(self.path)
+        return Database(self.where)
 
     def _do(self, *acts: Act) -> None:
         """Ask for all of these at once; each is answered as the model answers them one after the other."""
@@ -429,16 +433,30 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def fresh(migrated: Path, database_kind: str, request: pytest.FixtureRequest) -> Fresh:
+    """Makes a new database for each example, or empties one."""
+    if database_kind == "sqlite":
+        return lambda folder: Path(shutil.copy(migrated, folder))
+    refilled: Refilled = request.getfixturevalue("refilled")
+
+    def refill(_folder: str) -> Postgres:
+        refilled.refill()
+        return Postgres(refilled.url)
+
+    return refill
+
+
 @pytest.mark.parametrize(("examples", "steps_each"), [(30, 30), pytest.param(300, 60, marks=pytest.mark.long)])
-def test_in_any_order_the_database_equals_the_model(migrated: Path, examples: int, steps_each: int) -> None:
+def test_in_any_order_the_database_equals_the_model(fresh: Fresh, examples: int, steps_each: int) -> None:
     """Add, choose, edit, branch, delete, restore, undo, redo, import, export, restart: all as the model says."""
     much = settings(unhurried, max_examples=examples, stateful_step_count=steps_each)
-    run_state_machine_as_test(_machine(migrated, Actions()), settings=much)
+    run_state_machine_as_test(_machine(fresh, Actions()), settings=much)
 
 
-def _machine(migrated: Path, actions: Actions) -> type[RuleBasedStateMachine]:
+def _machine(fresh: Fresh, actions: Actions) -> type[RuleBasedStateMachine]:
     """What makes a machine for each example; hypothesis calls it, and its type says class."""
-    return cast(type[RuleBasedStateMachine], lambda: AnyOrder(migrated, actions))
+    return cast(type[RuleBasedStateMachine], lambda: AnyOrder(fresh, actions))
 
 
 async def _undo_but_the_note(session: AsyncSession, slug: str) -> tuple[Step, int]:
@@ -469,8 +487,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
-def test_a_broken_program_is_caught(migrated: Path, broken: Actions) -> None:
+def test_a_broken_program_is_caught(fresh: Fresh, broken: Actions) -> None:
     """Control: a program that forgets one thing in one action differs from the model soon."""
     soon = settings(unhurried, max_examples=300, stateful_step_count=30, phases=[Phase.generate], derandomize=True)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(_machine(migrated, broken), settings=soon)
+        run_state_machine_as_test(_machine(fresh, broken), settings=soon)

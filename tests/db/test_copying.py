@@ -90,7 +90,7 @@ def target(postgresql: postgres.Postgres) -> Iterator[Postgres]:
     postgresql.drop(url)
 
 
-async def _everything(where: Path | Postgres) -> dict[str, list[Any]]:
+async def everything(where: Path | Postgres) -> dict[str, list[Any]]:
     """All rows of all tables, as the program reads them."""
     async with Database.open(where) as database, database.read() as session:
         return {
@@ -101,7 +101,8 @@ async def _everything(where: Path | Postgres) -> dict[str, list[Any]]:
         }
 
 
-async def _found(where: Path | Postgres, q: str, of: str) -> list[int]:
+async def found(where: Path | Postgres, q: str, of: str) -> list[int]:
+    """The ids that a search finds."""
     async with Database.open(where) as database, database.read() as session:
         return [one.id for one in await annotations.page(session, Filters(of, q=q), None, 100)]
 
@@ -110,13 +111,13 @@ async def test_every_row_arrives_as_it_was(file: Path, target: Postgres) -> None
     """All tables are equal, value by value; search finds the same; the sums are those of what is there."""
     heard: list[int] = []
     copied = await copying.copy(file, target, heard.append)
-    everything = await _everything(file)
-    assert await _everything(target) == everything and all(everything.values())
-    assert {name: found.rows for name, found in copied.items()} == {n: len(rows) for n, rows in everything.items()}
+    held = await everything(file)
+    assert await everything(target) == held and all(held.values())
+    assert {name: sums.rows for name, sums in copied.items()} == {name: len(rows) for name, rows in held.items()}
     assert sum(heard) == await copying.size(file)
     for q, of in (("你 1999", "li"), ("äb STRASSE", "Ä"), ("nobody", "li")):
-        assert await _found(target, q, of) == await _found(file, q, of)
-    assert await _found(target, "你 1999", "li")
+        assert await found(target, q, of) == await found(file, q, of)
+    assert await found(target, "你 1999", "li")
 
 
 async def test_what_is_added_afterwards_gets_new_ids(file: Path, target: Postgres) -> None:
@@ -161,10 +162,10 @@ async def test_a_copy_that_differs_is_not_committed(file: Path, target: Postgres
             "$$BEGIN NEW.reason = 'another'; RETURN NEW; END$$;"
             "CREATE TRIGGER spoil BEFORE INSERT ON runs FOR EACH ROW EXECUTE FUNCTION spoil()"
         )
-    empty = await _everything(target)
+    empty = await everything(target)
     with pytest.raises(DatabaseUnavailable, match="the copy of runs differs"):
         await copying.copy(file, target, lambda _: None)
-    assert await _everything(target) == empty
+    assert await everything(target) == empty
 
 
 @pytest.mark.parametrize(
@@ -179,10 +180,10 @@ async def test_what_a_person_made_is_not_written_over(file: Path, target: Postgr
     """A target that is not as new is refused, naming what it holds, and stays as it is."""
     with postgres.asking(target.url) as asker:
         asker.execute(holds)
-    before = await _everything(target)
+    before = await everything(target)
     with pytest.raises(Conflict, match=f"is not empty \\({named}\\)"):
         await copying.copy(file, target, lambda _: None)
-    assert await _everything(target) == before
+    assert await everything(target) == before
 
 
 async def test_a_run_under_way_is_waited_for(file: Path, target: Postgres) -> None:
@@ -200,10 +201,10 @@ def _killed(file: Path, target: Postgres, telling: int) -> bool:
 
 async def test_a_killed_copy_leaves_nothing(file: Path, target: Postgres) -> None:
     """Killed at its first batch, midway or in its last comparison, it leaves the target empty; then all arrives."""
-    empty, tables = await _everything(target), len(copying.TABLES)
+    empty, tables = await everything(target), len(copying.TABLES)
     batches = 3 * (tables + 2 * 2)  # two tables of more than 2,500 rows, each in three parts
     for telling in (1, batches // 3, 2 * batches // 3, batches):
         assert _killed(file, target, telling)
-        assert await _everything(target) == empty
+        assert await everything(target) == empty
     assert not _killed(file, target, batches + 1)
-    assert await _everything(target) == await _everything(file)
+    assert await everything(target) == await everything(file)
