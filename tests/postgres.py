@@ -20,6 +20,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from benchmarks.serving import free_port
 
 T = TypeVar("T")
@@ -68,11 +70,12 @@ class Postgres:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster; what it leaves behind ends by itself."""
+        """SIGKILL to the postmaster; its children end by themselves then, in whatever they are at."""
+        assert self._process is not None
+        children = psutil.Process(self._process.pid).children(recursive=True)
         self._end(signal.SIGKILL)
-        lock = self._folder / "data" / "postmaster.pid"
-        lock.unlink(missing_ok=True)
-        time.sleep(0.2)
+        _, left = psutil.wait_procs(children, timeout=START_S)
+        assert not left, left
 
     def stop(self) -> None:
         """End it, as an administrator would who cannot wait."""

@@ -24,25 +24,29 @@ ADD = "/api/dataset/add"
 ANSWER_S = 10.0  # then a client asks again
 START_S = 60.0
 PAUSE_S = 0.05  # before a client asks again
+UNAVAILABLE = 503
 BROKEN = (OSError, EOFError, TimeoutError)
 
-# A server with a constant of the database's engine changed: there is no switch for it, on purpose.
-DRIVER = "from prefanno.db import engine\n{}\nfrom prefanno.cli import main\nmain()"
+# A server with a constant of the database changed: there is no switch for it, on purpose.
+DRIVER = "from prefanno.db import engine, sqlite\n{}\nfrom prefanno.cli import main\nmain()"
 
 
-def environment(home: Path, port: int) -> dict[str, str]:
-    """The process's own, with these two settings and no others of prefanno's."""
+def environment(home: Path, port: int, url: str = "") -> dict[str, str]:
+    """The process's own, with these settings and no others of prefanno's."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PREFANNO_")}
-    return own | {"PREFANNO_HOME": str(home), "PREFANNO_PORT": str(port), "HF_HUB_OFFLINE": "1"}
+    ours = {"PREFANNO_HOME": str(home), "PREFANNO_PORT": str(port), "PREFANNO_DATABASE_URL": url}
+    return own | ours | {"HF_HUB_OFFLINE": "1"}
 
 
-def start(home: Path, port: int, log: Path, change: str = "", prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+def start(  # noqa: PLR0913 - all but the first three are for one kind of test each
+    home: Path, port: int, log: Path, change: str = "", prefix: Sequence[str] = (), *, url: str = ""
+) -> subprocess.Popen[bytes]:
     """A server process that is starting; its output goes to the end of `log`."""
     program = ["-c", DRIVER.format(change)] if change else ["-m", "prefanno"]
     with log.open("ab") as output:
         return subprocess.Popen(
             [*prefix, sys.executable, *program, "serve"],
-            env=environment(home, port),
+            env=environment(home, port, url),
             stdout=output,
             stderr=output,
             cwd=Path(__file__).parents[2],
@@ -138,12 +142,14 @@ class Adders:
     """Clients that add each text, again until it is acknowledged; `told` gets the id that the answer named.
 
     `lost` is the share of answers that do not arrive: the client asks again. Without `keys` each attempt has a new
-    key, as if there were none.
+    key, as if there were none. `patient` clients ask again after a 503, too, and count them.
     """
 
     port: int
     keys: bool = True
     lost: float = 0.0
+    patient: bool = False
+    unavailable: int = 0
     told: dict[str, int] = field(default_factory=dict)
 
     async def add(self, wanted: Iterable[str], clients: int) -> None:
@@ -166,5 +172,8 @@ class Adders:
     async def _once(self, connection: Connection, text: str) -> int:
         key = text if self.keys else f"{text}-{random.getrandbits(64)}"
         status, answer = await connection.ask("POST", ADD, row(text), key)
+        if self.patient and status == UNAVAILABLE:
+            self.unavailable += 1
+            raise ConnectionError(answer["detail"])
         assert status == 200, answer
         return int(answer["data"]["id"])

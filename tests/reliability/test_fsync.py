@@ -13,7 +13,7 @@ from tests.reliability.checking import faults
 from tests.reliability.conftest import Say
 
 CLIENTS = 50
-NORMAL = "engine.DURABILITY = 'NORMAL'"
+NORMAL = "sqlite.DURABILITY = 'NORMAL'"
 
 
 async def _traced(folder: Path, adds: int, change: str = "") -> tuple[tracing.Gate, dict[str, int]]:
