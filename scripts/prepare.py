@@ -126,11 +126,16 @@ def packages_step(*, for_tests: bool) -> Step:
     for name in ("constraints.txt", "setup.cfg", "pyproject.toml", "scripts/prepare.py"):
         digest.update((ROOT / name).read_bytes())
     key = digest.hexdigest()
-    get_all, get = partial(pip, "--editable", f"{ROOT}[test]"), partial(pip, "--editable", str(ROOT))
+    get_all = partial(pip, "--editable", f"{ROOT}[test]")
     with_tests = Step("libraries and test tools", "about 180 MB", 1.0, get_all, STAMPS / "packages-test", key)
-    if for_tests or with_tests.done():
+    if for_tests or with_tests.done():  # the tests need PostgreSQL's driver, too
         return with_tests
-    return Step("libraries", "about 140 MB", 0.8, get, STAMPS / "packages", key)
+    if os.environ.get("PREFANNO_DATABASE_URL"):
+        get = partial(pip, "--editable", f"{ROOT}[postgresql]")
+        return Step(
+            "libraries, with PostgreSQL's driver", "about 145 MB", 0.8, get, STAMPS / "packages-postgresql", key
+        )
+    return Step("libraries", "about 140 MB", 0.8, partial(pip, "--editable", str(ROOT)), STAMPS / "packages", key)
 
 
 def torch_step() -> Step:

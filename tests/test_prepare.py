@@ -125,3 +125,11 @@ def test_an_old_python_is_refused_with_one_line(tmp_path: Path) -> None:
 def test_a_new_python_is_used() -> None:
     """PYTHON goes first, and gets the arguments."""
     assert run_python_sh(Path(sys.executable)).stdout == "here\n"
+
+
+@pytest.mark.parametrize(("url", "what"), [("", "libraries"), ("postgresql://db.example/p", "PostgreSQL's driver")])
+def test_the_driver_comes_with_the_url(url: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make serve` gets what PREFANNO_DATABASE_URL needs, and does not get it for those who do not need it."""
+    monkeypatch.setattr(prepare, "STAMPS", tmp_path)
+    monkeypatch.setenv("PREFANNO_DATABASE_URL", url)
+    assert prepare.packages_step(for_tests=False).what.endswith(what)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.pool import QueuePool
 
@@ -29,6 +29,10 @@ READERS = 20
 LISTED = 10  # the API's own default
 CONNECTIONS = 15  # that readers may have at once: the pool's own default
 CUTS = 1_500
+OTHERS = text(
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE application_name = 'prefanno' AND datname = current_database() AND pid != pg_backend_pid()"
+)
 
 
 @dataclass
@@ -193,7 +197,7 @@ async def _all_closed(database: Database) -> None:
     pool = cast(QueuePool, database._read_engine.pool)
     assert pool.checkedout() == 0
     async with asyncio.timeout(WAIT_S):
-        while _connections() > pool.checkedin():  # noqa: ASYNC110 - a thread that ends tells nobody
+        while await _connections(database) > pool.checkedin():  # noqa: ASYNC110 - what ends tells nobody
             await asyncio.sleep(0.01)
     all_in = asyncio.Barrier(CONNECTIONS)
 
@@ -207,8 +211,10 @@ async def _all_closed(database: Database) -> None:
     assert pool.checkedout() == 0
 
 
-def _connections() -> int:
-    """How many connections are open: each has a thread of its own."""
+async def _connections(database: Database) -> int:
+    """How many readers' connections are open: on SQLite each has a thread of its own, PostgreSQL counts them itself."""
+    if database.shared:
+        return await database.write(lambda session: session.scalar(OTHERS)) or 0
     return sum("_connection_worker_thread" in thread.name for thread in threading.enumerate())
 
 

@@ -25,11 +25,11 @@ COMMANDS = [
 
 @pytest.mark.parametrize(("command", "client"), COMMANDS)
 def test_a_client_goes_through_the_loop(
-    command: tuple[str, ...], client: str, tmp_path: Path, tiny_model: Path
+    command: tuple[str, ...], client: str, tmp_path: Path, tiny_model: Path, database_url: str
 ) -> None:
     """The client loads, generates, annotates, trains and ends well, and an adapter is there."""
     program = shutil.which(command[0]) or command[0]
-    with running(tmp_path / "home", MODEL=str(tiny_model)) as server:
+    with running(tmp_path / "home", MODEL=str(tiny_model), DATABASE_URL=database_url) as server:
         ended = subprocess.run(
             [program, *command[1:], str(CLIENTS / client), server.url],
             capture_output=True,

@@ -14,11 +14,13 @@ mkdir adapter && echo '{}' > adapter/adapter_config.json && echo > adapter/adapt
 """
 
 
-def test_a_run_goes_on_when_the_server_ends_and_is_taken_up_by_the_next(tmp_path: Path, tiny_model: Path) -> None:
+def test_a_run_goes_on_when_the_server_ends_and_is_taken_up_by_the_next(
+    tmp_path: Path, tiny_model: Path, database_url: str
+) -> None:
     """SIGTERM ends the server and not the run; the next server shows every line of it and publishes its adapter."""
     script = tmp_path / "train.sh"
     script.write_text(SCRIPT)
-    options = {"MODEL": str(tiny_model), "TRAIN_SCRIPT": str(script)}
+    options = {"MODEL": str(tiny_model), "TRAIN_SCRIPT": str(script), "DATABASE_URL": database_url}
     with running(tmp_path / "home", **options) as server:
         row = {"mode": "single", "human_input": "Hi.", "chosen": "Hello.", "rejected": "No."}
         server.call("POST", "/api/dataset/add", row)
