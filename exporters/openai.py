@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from prefanno.prompting import conversation
-from prefanno.rows import Fault, Found, Row
+from prefanno.rows import Found, Row
 
 from .containers import JsonLines, json_lines
 from .thinking import exact, spell, split
-from .values import Entry, must_be, turns
+from .values import Entry, must_be, rows, turns
 
 
 class Writer:
@@ -57,11 +57,7 @@ def writing(folder: Path, character: str) -> Iterator[Writer]:
 
 def reading(file: Path) -> Iterator[Found]:
     """The pairs of the file."""
-    for line, entry in json_lines(file):
-        try:
-            yield line, _row(Entry(entry))
-        except Fault as fault:
-            yield line, fault
+    return rows(json_lines(file), _row)
 
 
 def _entry(row: Row) -> dict[str, Any]:

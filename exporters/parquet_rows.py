@@ -80,8 +80,8 @@ def _line(row: Any) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    """What it says, without what it quotes of the file: that may be long, or not even text."""
-    return f"{error!s:.200}".encode("ascii", "backslashreplace").decode().partition("\n")[0]
+    """What it says, on one printable line: it may quote the file."""
+    return f"{str(error).partition(chr(10))[0]:.200}".encode("unicode_escape").decode()
 
 
 def _no_json(value: Any) -> list[str]:

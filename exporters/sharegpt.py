@@ -21,7 +21,7 @@ from prefanno.rows import Fault, Found, Row
 from .containers import JsonArray, json_array
 from .datasets import DATASETS, DatasetWriter
 from .thinking import spell, split
-from .values import Entry, alternating, must_be
+from .values import Entry, alternating, must_be, rows
 
 SENDERS = {"user": "human", "assistant": "gpt"}
 ROLES = {"human": "user", "gpt": "assistant"}
@@ -50,11 +50,7 @@ def beside(folder: Path, character: str) -> dict[str, bytes]:
 
 def reading(file: Path) -> Iterator[Found]:
     """The rows of a preference, a roleplay or an unpaired file."""
-    for line, entry in json_array(file):
-        try:
-            yield line, _row(Entry(entry))
-        except Fault as fault:
-            yield line, fault
+    return rows(json_array(file), _row)
 
 
 def _dataset_info(character: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from prefanno.prompting import Message
 from prefanno.rows import Fault, Found, Row
 
 from .containers import LONGEST, is_utf8, not_utf8, too_long
-from .values import Entry, alternating, must_be
+from .values import Entry, alternating, must_be, without_trace
 
 COLUMNS = (
     "mode",
@@ -79,14 +79,12 @@ def reading(file: Path) -> Iterator[Found]:
         try:
             header = _header(next(records, (1, []))[1])
         except Fault as fault:
-            yield 1, fault
+            yield 1, without_trace(fault)
             return
         for line, record in records:
-            try:
-                if record:
-                    yield line, _row(header, record)
-            except Fault as fault:
-                yield line, fault
+            if record:
+                yield line, _row_or_fault(header, record)
+            del record  # it may be large, and the next one is parsed now
 
 
 class _Lines:
@@ -118,14 +116,17 @@ def _records(lines: _Lines) -> Iterator[tuple[int, list[str] | Fault]]:
     while True:
         lines.length, line = 0, lines.number + 1
         try:
-            record = next(reader)
-            yield line, record if is_utf8("".join(record)) else not_utf8()
+            yield line, _checked(next(reader))
         except StopIteration:
             return
         except Fault as fault:
-            yield line, fault
+            yield line, without_trace(fault)
         except csv.Error as error:
             yield line, Fault(f"is no CSV: {error}", f"不是有效的 CSV：{error}")
+
+
+def _checked(record: list[str]) -> list[str] | Fault:
+    return record if is_utf8("".join(record)) else not_utf8()
 
 
 def _header(record: list[str] | Fault) -> list[str]:
@@ -158,9 +159,14 @@ def _plain(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
-def _row(header: list[str], record: list[str] | Fault) -> Row:
-    if isinstance(record, Fault):
-        raise record
+def _row_or_fault(header: list[str], record: list[str] | Fault) -> Row | Fault:
+    try:
+        return record if isinstance(record, Fault) else _row(header, record)
+    except Fault as fault:
+        return without_trace(fault)
+
+
+def _row(header: list[str], record: list[str]) -> Row:
     if len(record) != len(header):
         english = f"has {len(record)} cells where the first line names {len(header)}"
         raise Fault(english, f"有 {len(record)} 个单元格，但第一行有 {len(header)} 列")

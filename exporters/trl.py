@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from prefanno.prompting import Message, conversation
-from prefanno.rows import Fault, Found, Row
+from prefanno.rows import Found, Row
 
-from .containers import Entries, JsonLines, json_lines
+from .containers import JsonLines, json_lines
 from .datasets import DATASETS, DatasetWriter
 from .thinking import spell, split
-from .values import Entry, must_be, turns
+from .values import Entry, must_be, rows, turns
 
 Columns = dict[str, Any]
 
@@ -37,16 +37,7 @@ def writing(folder: Path, character: str) -> Iterator[DatasetWriter]:
 
 def reading(file: Path) -> Iterator[Found]:
     """The rows of a file of any of the three."""
-    return rows(json_lines(file))
-
-
-def rows(entries: Entries) -> Iterator[Found]:
-    """The rows of entries, wherever they came from."""
-    for line, entry in entries:
-        try:
-            yield line, _row(Entry(entry))
-        except Fault as fault:
-            yield line, fault
+    return rows(json_lines(file), row)
 
 
 def _preference(row: Row) -> Columns:
@@ -93,7 +84,8 @@ def _exactly(row: Row) -> Columns:
     }
 
 
-def _row(entry: Entry) -> Row:
+def row(entry: Entry) -> Row:
+    """A row of any of the three. Raises Fault."""
     said, chosen, rejected = _parts(entry)
     system, context, human_input = turns(said)
     chosen_text, chosen_thinking = _split(entry, "chosen", chosen)

@@ -18,7 +18,8 @@ from prefanno.rows import Fault, Found
 from . import parquet_rows
 from .containers import LONGEST, Entries, parsed_lines
 from .datasets import DATASETS, DatasetWriter
-from .trl import SPELL, rows
+from .trl import SPELL, row
+from .values import rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -71,7 +72,7 @@ def writing(folder: Path, character: str) -> Iterator[DatasetWriter]:
 
 def reading(file: Path) -> Iterator[Found]:
     """The rows of a file of any of the three, by their number."""
-    return rows(_entries(file))
+    return rows(_entries(file), row)
 
 
 def _entries(file: Path) -> Entries:

@@ -2,19 +2,24 @@
 
 import math
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from prefanno.prompting import Message
-from prefanno.rows import Fault, Mode
+from prefanno.rows import Fault, Found, Mode, Row
+
+from .containers import Entries
 
 MODES: tuple[Mode, ...] = ("single", "multi")
+MOST = 10_000  # items of a list: each takes a hundred times what it took in the file
 Turns = tuple[str, list[Message], str]  # system prompt, earlier turns, what the user says now
 
 
 class Entry:
     """A JSON object, and where it stands; every method raises Fault with the name of the field."""
+
+    __slots__ = ("_value", "path")
 
     def __init__(self, value: Any, path: str = "") -> None:
         if isinstance(value, Fault):
@@ -58,6 +63,8 @@ class Entry:
         value = self._needed(name)
         if not isinstance(value, list):
             raise must_be(self.path + name, "a list", "数组")
+        if len(value) > MOST:
+            raise must_be(self.path + name, f"a list of {MOST} items at most", f"最多 {MOST} 项的数组")
         return value
 
     def flag(self, name: str) -> bool:
@@ -96,6 +103,25 @@ class Entry:
         if name not in self:
             raise Fault(f"{self.path}{name} is missing", f"缺少 {self.path}{name}")
         return self._value[name]
+
+
+def rows(entries: Entries, read: Callable[[Entry], Row]) -> Iterator[Found]:
+    """What `read` makes of each entry; it raises Fault for a bad one."""
+    for line, entry in entries:
+        yield line, _row_or_fault(entry, read)
+        del entry  # it may be large, and the next one is parsed now
+
+
+def _row_or_fault(entry: Any, read: Callable[[Entry], Row]) -> Row | Fault:
+    try:
+        return read(Entry(entry))
+    except Fault as fault:
+        return without_trace(fault)
+
+
+def without_trace(fault: Fault) -> Fault:
+    """The fault without the frames that it was raised in, which hold the entry: a report keeps a thousand faults."""
+    return Fault(str(fault), fault.detail)
 
 
 def must_be(field: str, english: str, chinese: str) -> Fault:
