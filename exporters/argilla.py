@@ -41,6 +41,7 @@ def reading(file: Path) -> Iterator[Found]:
     for line, record in json_entries(file):
         for found in _found(record):
             yield line, found
+        del record  # it may be large, and the next one is parsed now
 
 
 def _found(value: Any) -> Iterator[Row | Fault]:

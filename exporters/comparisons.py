@@ -8,7 +8,7 @@ from itertools import combinations, product
 from prefanno.rows import Fault, Row
 
 from .thinking import split
-from .values import Entry, Turns, must_be, turns
+from .values import Entry, Turns, must_be, turns, without_trace
 
 # Neither platform's export says which field is what, so the names that its templates and tools use decide.
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "messages", "conversation", "chat")
@@ -117,7 +117,7 @@ def about(fault: Fault, **ids: str | None) -> Fault:
     """The fault with what it is about: such exports are often a single line, whose number finds nothing."""
     known = {kind: f"{found:.{SHORT}}" for kind, found in ids.items() if found}
     if not known:
-        return fault
+        return without_trace(fault)
     english = ", ".join(f"{kind} {found}" for kind, found in known.items())
     chinese = "，".join(f"{KINDS[kind]} {found}" for kind, found in known.items())
     return Fault(f"{english}: {fault}", f"{chinese}：{fault.detail}")
