@@ -4,17 +4,20 @@ Each group is read in a process of its own, whose peak is compared with that of 
 reader's own process counts, too.
 """
 
+import gc
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from exporters.containers import LONGEST
 from tests.exporters import hostile, hostile_parquet
 from tests.exporters.hostile import GOOD, TEXT_FORMATS
+from tests.exporters.written import found_in, row, write
 
 ROOT = Path(__file__).parent.parent.parent
 MORE = 150  # megabytes of memory over a good file's
@@ -88,6 +91,17 @@ def test_broken_parquet_breaks_nothing(tmp_path: Path, usual: dict[str, int], me
 def test_other_files_are_no_parquet(tmp_path: Path, usual: dict[str, int]) -> None:
     """Whatever is no parquet file is one fault."""
     _check("trl-parquet", _run("tests.exporters.hostile", "trl-parquet", "kinds", "1", str(tmp_path)), usual)
+
+
+def test_a_parquet_reader_ends_with_its_caller(tmp_path: Path) -> None:
+    """Whoever stops in the middle of a file, as a cancelled import does, leaves no process behind."""
+    write("trl-parquet", tmp_path, [row("a" * 100_000)] * 20)  # more than a pipe holds
+    found = found_in("trl-parquet", tmp_path / "li_preference.trl.parquet")
+    next(found)
+    (reader,) = (child for child in psutil.Process().children() if "parquet_rows.py" in " ".join(child.cmdline()))
+    del found
+    gc.collect()
+    assert not reader.is_running()
 
 
 def test_there_are_hundreds() -> None:
