@@ -19,7 +19,8 @@ from benchmarks.serving import Server
 from benchmarks.taste import pairs, questions, replies
 from benchmarks.taste_measure import measure
 
-pytestmark = [pytest.mark.needs("demo model")]
+# It is about the model and takes minutes; test_clients.py goes through the same loop on both databases.
+pytestmark = [pytest.mark.needs("demo model"), pytest.mark.sqlite_only]
 
 LOAD = {"num_responses": 2, "max_new_tokens": 64}
 

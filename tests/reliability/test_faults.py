@@ -176,7 +176,7 @@ class TestFullDisk:
         disk.fill()
         assert "space" in _refusal(home, *command)
         assert {path.name: path.read_bytes() for path in (disk.path / "exported").iterdir()} == before
-        assert len(before) == 4
+        assert len(before) == 5  # four files and their manifest
 
 
 async def _serves_or_refuses(process: subprocess.Popen[bytes], port: int, log: Path, paths: tuple[str, ...]) -> bool:
