@@ -49,7 +49,7 @@ async def read_files(settings: Settings, form: str, files: Sequence[Path], slug:
         async with database.read() as session:
             character = await characters.get(session, slug)
         source = Source(reads, files, character.slug, persona.of(character, settings))
-        with _bar("rows read and stored", None) as tell, _interruptible(tell) as stoppable:
+        with _bar("rows compared and stored", None) as tell, _interruptible(tell) as stoppable:
             report = await imports.load(database, source, options, stoppable)
     _tell_bad(report)
     _tell_near(report, options)

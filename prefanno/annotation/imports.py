@@ -95,7 +95,7 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
     tell = tell or (lambda _rows: None)
     survey = _Survey(options)
     async with database.read() as session:
-        await survey.known.add_all(session, source.character)
+        await survey.known.add_all(session, source.character, tell)
     async for batch in _batches(source):
         await asyncio.to_thread(survey.look_at, batch)
         tell(len(batch))
@@ -115,12 +115,13 @@ class _Known:
         self.near: set[bytes] = set()
         self.last = last
 
-    async def add_all(self, session: AsyncSession, character: str) -> None:
+    async def add_all(self, session: AsyncSession, character: str, tell: Tell) -> None:
         """Add what was made since the last time."""
         async for batch in annotations.oldest_first(session, character, after=self.last):
             rows = await export.rows(session, batch)
             await asyncio.to_thread(self._add, rows)
             self.last = batch[-1].id
+            tell(len(batch))
 
     def _add(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -166,7 +167,7 @@ class _Survey:
 async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: Tell) -> int:
     """Add the wanted rows, but for those that somebody else added since they were compared; return how many."""
     late = _Known(survey.known.last)
-    await late.add_all(session, source.character)
+    await late.add_all(session, source.character, tell)
     step, added, rows = Step(character=source.character, kind="import"), 0, _wanted(source, survey)
     while part := list(islice(rows, PART)):
         new = [to_annotation(source.character, row) for exact, row in part if exact not in late.exact]

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prefanno import files
 from prefanno.db.file import HEAD, Contents, contents, explain, reading, verify
 from prefanno.db.models import Base
 from prefanno.errors import DatabaseDamaged, DatabaseUnavailable
@@ -133,7 +134,7 @@ def _new(path: Path) -> Iterator[Path]:
             yield temporary
             os.fsync(lock.fileno())
             temporary.replace(path)
-        _sync(path.parent)
+        files.sync(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise explain(path, error) from error
     finally:
@@ -143,11 +144,3 @@ def _new(path: Path) -> Iterator[Path]:
 def _remove(partial: Path) -> None:
     for ending in ("", "-journal", "-wal", "-shm"):
         partial.with_name(partial.name + ending).unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

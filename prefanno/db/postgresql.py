@@ -1,10 +1,11 @@
 """How PostgreSQL is reached: one writer at a time among all servers, readers that cannot write, the right to train.
 
 Every transaction of a writer begins by taking one lock, so all that holds of SQLite's one writer holds of the writers
-of many servers. asyncpg is imported here only, and only when it is needed.
+of many servers. asyncpg is imported inside functions: who uses a file need not have it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,29 +112,37 @@ class TrainingLock:
         async with self._one_at_a_time:
             if await self._alive():
                 return True
-            connection = await connect(self._server, SOON_GONE, CONNECT_S)
-            if await connection.fetchval("SELECT pg_try_advisory_lock($1)", TRAINING):
-                self._connection = connection
+            self._connection = await connect(self._server, SOON_GONE, CONNECT_S)
+            if await self._answers("SELECT pg_try_advisory_lock($1)", TRAINING):
                 return True
-            await connection.close()
+            await self._leave()
             return False
 
     async def release(self) -> None:
         """Let another server have it."""
         async with self._one_at_a_time:
-            if await self._alive():
-                await self._connection.close()
-            self._connection = None
+            await self._leave()
 
     async def _alive(self) -> bool:
         if self._connection is None:
             return False
+        if await self._answers("SELECT true"):
+            return True
+        await self._leave()
+        return False
+
+    async def _answers(self, query: str, *values: int) -> bool:
+        """Whether PostgreSQL says yes; a connection that is lost says no."""
         import asyncpg
 
         try:
-            await self._connection.execute("SELECT 1")
+            return bool(await self._connection.fetchval(query, *values))
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._connection.terminate()
-            self._connection = None
             return False
-        return True
+
+    async def _leave(self) -> None:
+        """Close the connection, and with it give the right back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(OSError):  # a lost one cannot say goodbye
+                await connection.close(timeout=CONNECT_S)

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from prefanno import files
 from prefanno.training.config import RunConfig
 
 NAME = re.compile(r"(?P<character>[a-z0-9_]+)-(?P<method>[a-z]+)-(?P<number>[1-9][0-9]*)")
@@ -58,10 +58,10 @@ def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
     }
     (made / CARD).write_text(json.dumps(card, indent=2) + "\n")
     for file in made.iterdir():
-        _sync(file)
-    _sync(made)
+        files.sync(file)
+    files.sync(made)
     made.replace(published)
-    _sync(outputs)
+    files.sync(outputs)
     return published
 
 
@@ -79,12 +79,3 @@ def _all(outputs: Path, character: str) -> list[Adapter]:
 def _card(folder: Path) -> dict[str, Any]:
     card: dict[str, Any] = json.loads((folder / CARD).read_text())
     return card
-
-
-def _sync(path: Path) -> None:
-    """On the disk before the name says it is complete."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
