@@ -138,11 +138,12 @@ class TrainingLock:
         try:
             return bool(await self._connection.fetchval(query, *values))
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            self._connection.terminate()
             return False
 
     async def _leave(self) -> None:
         """Close the connection, and with it give the right back."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(OSError):  # a lost one cannot say goodbye
+            with contextlib.suppress(TimeoutError):  # it is cut off then
                 await connection.close(timeout=CONNECT_S)
