@@ -8,7 +8,13 @@ import orjson
 
 from prefanno.rows import Row
 
-WORDLESS = re.compile(r"[\W_]+")
+# Vowels of Hindi, Thai or Arabic are marks, which \w leaves out; variation selectors are marks that belong to emoji.
+MARKS = "".join(
+    chr(code)
+    for code in range(0x10000)
+    if unicodedata.category(chr(code)) in ("Mn", "Mc") and not 0xFE00 <= code <= 0xFE0F  # noqa: PLR2004 - as said
+)
+WORDLESS = re.compile(rf"[^\w{MARKS}]+|_+")
 
 
 def exact(row: Row) -> bytes:
@@ -26,5 +32,5 @@ def near(row: Row) -> bytes:
 
 
 def normalised(text: str) -> str:
-    """Letters and digits in their compatibility form (NFKC), case folded; of a text without any, the text itself."""
+    """Letters with their marks, and digits, in compatibility form (NFKC), case folded; without any, the text itself."""
     return WORDLESS.sub("", unicodedata.normalize("NFKC", text).casefold()) or text
