@@ -184,6 +184,7 @@ def _wanted(source: Source, survey: _Survey) -> Iterator[tuple[bytes, Row]]:
     for _, row in _found(source):
         if next(marks, 1):
             if isinstance(row, Fault):
+                said.update(b"a bad row")
                 break
             exact = duplicates.exact(row)
             said.update(exact)

@@ -76,8 +76,9 @@ def test_every_turn_counts_and_may_differ_a_little(place: str) -> None:
     """A small difference in any turn or reply leaves rows near each other, a large one does not."""
 
     def said(text: str) -> Row:
-        turns: Any = [TALK.context[0], {"role": "assistant", "content": text}]
-        return replace(TALK, **{place: turns if place == "context" else text})
+        turns = [TALK.context[0], {"role": "assistant", "content": text}]
+        changed: Any = {place: turns if place == "context" else text}
+        return replace(TALK, **changed)
 
     assert near(said("Well, hello")) == near(said("well hello!"))
     assert exact(said("Well, hello")) != exact(said("well hello!"))

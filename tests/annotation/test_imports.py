@@ -24,7 +24,7 @@ ROWS = [
     replace(SINGLE, rejected=None, chosen="good by itself"),
     replace(SINGLE, chosen=None, rejected="bad by itself", weight=0.25),
 ]
-BAD = {"conversations": []}
+BAD: dict[str, list[str]] = {"conversations": []}
 
 
 async def _steps(database: Database) -> list[str]:
