@@ -91,9 +91,12 @@ async def test_it_names_every_failure(standing: Client) -> None:
             expected = {"200", "403", "421", "500"}
             queried = any(parameter["in"] == "query" for parameter in operation.get("parameters", ()))
             expected |= {"400"} if "requestBody" in operation or queried else set()
-            expected |= {"413", "415"} if "requestBody" in operation else set()
+            expected |= {"413"} if "requestBody" in operation else set()
+            expected |= {"415"} if "application/json" in operation.get("requestBody", {}).get("content", ()) else set()
             assert expected <= set(operation["responses"]), path
             for status, answer in operation["responses"].items():
+                if (path, status) == ("/api/export", "200"):
+                    continue  # a file
                 schema = answer["content"]["application/json"]["schema"]
                 assert resolved(document, schema)["type"] == "object"
                 assert (schema["$ref"] == "#/components/schemas/Failure") == (status != "200")
@@ -131,6 +134,31 @@ async def test_turns_and_parameters_are_described(standing: Client) -> None:
     assert described["limit"]["schema"] == {"type": "integer", "default": 10, "minimum": 1, "maximum": 1000}
     assert described["dataset"]["schema"]["enum"] == ["preference", "roleplay"]
     assert described["dataset"]["schema"]["default"] == "preference"
+
+
+@shared
+async def test_files_in_and_out_are_described(standing: Client) -> None:
+    """An export answers with an archive, an import takes a file of any kind; neither takes an Idempotency-Key."""
+    paths = (await _document(standing))["paths"]
+    file = {"schema": {"type": "string", "format": "binary"}}
+    export, load = paths["/api/export"]["get"], paths["/api/import"]["post"]
+    assert export["responses"]["200"]["content"] == {"application/zip": file}
+    assert load["requestBody"] == {"required": True, "content": {"application/octet-stream": file}}
+    slug = next(one["schema"] for one in export["parameters"] if one["name"] == "character")
+    assert slug["type"] == "string" and "default" not in slug
+    form, truth = {"type": "string", "default": "sharegpt"}, {"type": "boolean", "default": False}
+    assert {parameter["name"]: (parameter["in"], parameter["schema"]) for parameter in export["parameters"]} == {
+        "format": ("query", form),
+        "character": ("query", slug),
+        "run": ("query", {"type": "integer"}),
+    }
+    assert {parameter["name"]: (parameter["in"], parameter["schema"]) for parameter in load["parameters"]} == {
+        "format": ("query", form),
+        "character": ("query", slug),
+        **{name: ("query", truth) for name in ("dry_run", "skip_bad", "skip_near")},
+    }
+    assert set(export["responses"]) == {"200", "400", "403", "404", "409", "421", "500", "503", "507"}
+    assert set(load["responses"]) == {"200", "400", "403", "413", "421", "500", "503", "507"}
 
 
 @shared
@@ -201,6 +229,11 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/history/redo")
     await call("POST", "/api/history/redo", 409)
     await call("POST", "/api/annotations/restore", json={"where": {"q": "你是"}})
+    await call("GET", "/api/formats")
+    await call("GET", "/api/export", 400, params={"format": "nonsense"})
+    await call("GET", "/api/export", 404, params={"run": "99"})
+    await call("POST", "/api/import", params={"format": "csv", "dry_run": "true", "skip_bad": "true"}, data=b"\xff")
+    await call("POST", "/api/import", 400, data=b"[5]")
     await call("POST", "/api/train/start", 400)
     await call("POST", "/api/model/unload")
     await call("GET", "/api/train/status")
