@@ -145,62 +145,6 @@ def test_a_second_owner_is_refused(settings: Settings, tmp_path: Path, command: 
             assert _run(settings, "export").returncode == 0
 
 
-def test_import_and_export_count_their_rows(settings: Settings, tmp_path: Path) -> None:
-    """What was imported is exported; a second import finds it there already."""
-    done = _add(settings, PAIR, {**PAIR, "system": "Be Li."}, PAIR)
-    assert (done.stdout, done.stderr) == ("2 annotations added, 1 were there already, or twice in the files\n", "")
-    assert _add(settings, PAIR).stdout == "0 annotations added, 1 were there already, or twice in the files\n"
-    done = _run(settings, "export")
-    preference, roleplay = settings.data / "li_preference.json", settings.data / "li_roleplay.json"
-    unpaired = settings.data / "li_unpaired.json"
-    assert done.stdout == f"2 rows in {preference}\n0 rows in {roleplay}\n0 rows in {unpaired}\n"
-    assert len(json.loads(preference.read_text(encoding="utf-8"))) == 2
-    assert _run(settings, "export", "--to", str(tmp_path / "elsewhere")).returncode == 0
-    assert (tmp_path / "elsewhere" / preference.name).read_bytes() == preference.read_bytes()
-
-
-def test_export_needs_a_database(unmade: Settings) -> None:
-    """Without a database, `export` says how to get one, and makes nothing."""
-    done = _run(unmade, "export")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"no up-to-date database at {unmade.database}; run `prefanno db upgrade` first" in done.stderr
-    assert not unmade.home.exists()
-
-
-def test_an_unknown_format_is_refused_by_name(settings: Settings) -> None:
-    """A format that nobody installed is named, together with those there are."""
-    _run(settings, "db", "upgrade")
-    line = _refusal(_run(settings, "export", "--format", "parquet"))
-    assert "parquet" in line and "sharegpt" in line
-
-
-def test_an_export_that_cannot_be_written_is_one_line(settings: Settings, tmp_path: Path) -> None:
-    """A folder that cannot be made is named with its reason."""
-    _run(settings, "db", "upgrade")
-    (tmp_path / "file").write_text("in the way")
-    line = _refusal(_run(settings, "export", "--to", str(tmp_path / "file" / "below")))
-    assert str(tmp_path / "file") in line
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"conversations": []},
-        {**PAIR, "chosen": {"from": "gpt", "value": " "}},
-        {**PAIR, "conversations": [{"from": "human", "value": 5}]},
-        {**PAIR, "mode": "other"},
-        {"conversations": PAIR["conversations"], "mode": "single"},
-        "text",
-    ],
-    ids=["no turns", "blank", "a number", "mode", "no reply", "no object"],
-)
-def test_a_bad_row_is_named_in_one_line(settings: Settings, bad: object) -> None:
-    """A file with a bad row is refused as a whole, naming file and row."""
-    line = _refusal(_add(settings, PAIR, bad))
-    assert str(settings.home.parent / "rows.json") in line and "row 2" in line
-    assert _add(settings, PAIR).stdout == "1 annotations added, 0 were there already, or twice in the files\n"
-
-
 def test_a_home_that_cannot_be_made_is_one_line(settings: Settings) -> None:
     """A file where the home should be is named, with the setting to change."""
     settings.home.write_text("a file")
