@@ -1,4 +1,4 @@
-"""An export that is killed leaves every file as a whole one: the old or the new."""
+"""An export that is killed leaves every file as a whole one, old or new; the manifest tells which belong together."""
 
 import asyncio
 import contextlib
@@ -13,19 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from prefanno import home
+from prefanno import home, snapshot
 from prefanno.annotation import history
 from prefanno.annotation.dataset import to_annotation
 from prefanno.db import upgrade
 from prefanno.db.engine import Database
+from prefanno.errors import SnapshotDamaged
+from prefanno.files import STAGE
 from prefanno.rows import Row
 from prefanno.settings import Settings
 from tests.annotation.test_dataset import MULTI, SINGLE
 from tests.reliability import clients
 from tests.reliability.conftest import Say
 
-NAMES = ("li_preference.json", "li_roleplay.json", "li_unpaired.json", "dataset_info.json")
-MANIFEST = "li.sharegpt.manifest.json"
+DATA = ("li_preference.json", "li_roleplay.json", "li_unpaired.json")
+MANIFEST = "li.sharegpt.manifest.json"  # the last to be replaced
+NAMES = (*DATA, "dataset_info.json", MANIFEST)
 TRIES = 50
 FIRST_TO_BE_REPLACED = "dataset_info.json"
 ROWS = 1_000  # of each dataset: writing them takes a good part of the command's time
@@ -42,6 +45,19 @@ def faults(folder: Path, complete: Mapping[str, Contents]) -> list[str]:
     """The files that are none of the complete ones."""
     found = _contents(folder)
     return [name for name in NAMES if found[name] not in [contents[name] for contents in complete.values()]]
+
+
+def mixed(folder: Path, complete: Mapping[str, Contents]) -> bool:
+    """Whether the files are of more than one export; that the manifest says the same is asserted."""
+    found = _contents(folder)
+    whole = any(all(found[name] == contents[name] for name in (*DATA, MANIFEST)) for contents in complete.values())
+    try:
+        snapshot.verified(folder)
+    except SnapshotDamaged:
+        assert not whole
+    else:
+        assert whole
+    return not whole
 
 
 def _export(of: Path, to: Path) -> subprocess.Popen[bytes]:
@@ -75,7 +91,7 @@ class Exports:
 
     def temporary(self) -> list[str]:
         """What is in the folder beside the four files and their manifest."""
-        return [path.name for path in self.folder.iterdir() if path.name not in (*NAMES, MANIFEST)]
+        return [path.name for path in self.folder.iterdir() if path.name not in NAMES]
 
     def kill_one(self, of: str, where: str) -> bool:
         """Begin an export, kill it at a random moment of this part; return whether it was not at its end before."""
@@ -143,17 +159,22 @@ async def _filled(settings: Settings, name: str) -> None:
 
 @pytest.mark.parametrize("kills", [15, pytest.param(200, marks=pytest.mark.long)])
 def test_a_killed_export_leaves_whole_files(kills: int, exports: Exports, say: Say) -> None:
-    """Wherever SIGKILL comes, each file is a complete one, of this export or of one before."""
+    """Wherever SIGKILL comes, each file is a complete one, of this export or of one before.
+
+    Where they are of both, which only a kill between two renames can leave, the manifest does not fit them.
+    """
     one, two = exports.complete.values()
-    assert all(one[name] != two[name] and len(one[name]) > 100_000 for name in NAMES[:3])
+    assert all(one[name] != two[name] for name in (*DATA, MANIFEST)) and all(len(one[name]) > 100_000 for name in DATA)
+    halfway = 0
     in_time: dict[str, int] = dict.fromkeys(("anywhere", "writing", "replacing"), 0)
     for ordinal in range(kills):
         where = list(in_time)[ordinal % 3]
         in_time[where] += exports.kill_one(("one", "two")[ordinal % 2], where)
         assert faults(exports.folder, exports.complete) == []
+        halfway += mixed(exports.folder, exports.complete)
     left = exports.temporary()
-    say(f"killed before its end, of {kills // 3} each: {in_time}; {len(left)} temporary files are left")
-    assert in_time["writing"] > 0
+    say(f"killed before its end, of {kills // 3} each: {in_time}; {halfway} times between two renames")
+    assert in_time["writing"] > 0 and len(left) <= 1 and all(name.startswith(STAGE) for name in left)
 
 
 def test_a_later_export_clears_what_killed_ones_left(exports: Exports) -> None:
@@ -165,7 +186,7 @@ def test_a_later_export_clears_what_killed_ones_left(exports: Exports) -> None:
     assert exports.temporary()
     assert _export(exports.homes["one"], exports.folder).wait(timeout=WAIT_S) == 0
     assert _contents(exports.folder) == exports.complete["one"]
-    assert exports.temporary() == []
+    assert exports.temporary() == [] and not mixed(exports.folder, exports.complete)
 
 
 def test_exports_beside_each_other_do_not_disturb_each_other(exports: Exports) -> None:
@@ -173,7 +194,16 @@ def test_exports_beside_each_other_do_not_disturb_each_other(exports: Exports) -
     processes = [_export(of, exports.folder) for of in exports.homes.values() for _ in range(2)]
     assert [process.wait(timeout=WAIT_S) for process in processes] == [0] * 4
     assert faults(exports.folder, exports.complete) == []
-    assert exports.temporary() == []
+    assert exports.temporary() == [] and not mixed(exports.folder, exports.complete)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_files_of_two_exports_do_not_fit_one_manifest(name: str, exports: Exports) -> None:
+    """Control: one file of the other export beside the rest is found."""
+    assert not mixed(exports.folder, exports.complete)
+    (exports.folder / name).write_bytes(exports.complete["one"][name])  # the folder has those of two
+    assert faults(exports.folder, exports.complete) == []
+    assert mixed(exports.folder, exports.complete)
 
 
 IN_PLACE = """\
