@@ -27,8 +27,8 @@ def fill(home: Path, size: int) -> None:
     """Make a home with this many annotations, half of them English, half Chinese."""
     settings = Settings(home=home)
     settings.data.mkdir(parents=True)
-    upgrade.upgrade(settings.database)
-    asyncio.run(_fill(settings.database, size))
+    upgrade.upgrade(settings.database_file)
+    asyncio.run(_fill(settings.database_file, size))
 
 
 async def _fill(path: Path, size: int) -> None:

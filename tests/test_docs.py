@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from importlib.metadata import entry_points
 from itertools import zip_longest
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -14,16 +14,19 @@ from marshmallow import Schema
 from prefanno import errors, settings
 from prefanno.cli import cli
 from prefanno.errors import PrefannoError
-from prefanno.rows import GROUP
+from prefanno.rows import Fault, formats
 from prefanno.training.config import DEFAULTS
 from prefanno.web.endpoint import SPEC, Spec
 from prefanno.web.middlewares import STATUSES
 from prefanno.web.routes import ROUTES
+from tests.annotation.test_dataset import MULTI, SINGLE
 
+ROWS = [SINGLE, MULTI]
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 READMES = (ROOT / "README.md", ROOT / "README.zh-CN.md")
 PAGES = (*READMES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md")))
+LINKED = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 HEADING = re.compile(r"^(#+) ", re.MULTILINE)
@@ -180,8 +183,29 @@ def test_every_command_is_described() -> None:
 
 
 def test_every_exporter_is_described() -> None:
-    """docs/exporters.md names each exporter that is installed."""
-    assert missing((f"`{entry.name}`" for entry in entry_points(group=GROUP)), page("exporters.md")) == []
+    """docs/exporters.md has a row and a section for each exporter that is installed, with what it can."""
+    described = {LINKED.sub(r"\1", cell).strip("`"): others for cell, others in rows(page("exporters.md")).items()}
+    said = {name: [cell == "yes" for cell in described[name][:2]] for name in formats()}
+    assert said == {name: [can["export"], can["import"]] for name, can in formats().items()}
+    assert missing(formats(), " ".join(sections("exporters.md"))) == []
+
+
+def test_the_exporter_in_the_documentation_is_one(tmp_path: Path) -> None:
+    """The whole exporter of docs/exporters.md writes rows and reads them back, and names a bad one."""
+    (source,) = re.findall(
+        r"^`prefanno_jsonl\.py`:\n\n```python\n(.*?)^```$", page("exporters.md"), re.DOTALL | re.MULTILINE
+    )
+    module = ModuleType("prefanno_jsonl")
+    exec(source, vars(module))  # noqa: S102 - what the reader is told to do
+    with module.writing(tmp_path, "li") as writing:
+        writing.write(ROWS)
+        writing.write(ROWS)
+    assert (writing.counts, writing.losses) == ({"li.jsonl": 2 * len(ROWS)}, {})
+    file = tmp_path / "li.jsonl"
+    file.write_text(file.read_text(encoding="utf-8") + "{}\n", encoding="utf-8")
+    *found, (line, fault) = module.reading(file)
+    assert found == list(enumerate([*ROWS, *ROWS], 1))
+    assert line == len(found) + 1 and isinstance(fault, Fault)
 
 
 @pytest.mark.parametrize(("method", "column"), [("sft", 0), ("simpo", 1)])

@@ -4,6 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import history
 from prefanno.db import annotations, characters
+from prefanno.db.annotations import Choice
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation
 
@@ -20,7 +21,7 @@ def _annotation(chosen: str, mode: str = "single", character: str = "li") -> Ann
     )
 
 
-def _chosen(row: Annotation) -> str:
+def _chosen(row: Annotation | Choice) -> str:
     return str(row.replies[0]["content"])
 
 
