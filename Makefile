@@ -18,11 +18,14 @@ serve:  ## set up what is missing, migrate the database, start the server
 test check-long lint: export PATH := $(CURDIR)/.venv/bin:$(PATH)
 test check-long: export HF_HUB_OFFLINE := 1
 
+# A process for each of two cores, each with whole modules, in order. Torch's threads would wait for each other in turns
+# where processes share the cores: a training of three minutes then takes ten.
+test: export OMP_NUM_THREADS := 1
 test: lint  ## set up what tests need; lint, types, all tests but the long ones
-	@$(python) -m pytest
+	@$(python) -m pytest --numprocesses=2 --dist=loadscope --no-loadscope-reorder
 
-check-long: prepare-test  ## the tests that take minutes
-	@$(python) -m pytest -m long
+check-long: prepare-test  ## the tests that take minutes, and new examples for those that make up their own
+	@NEW_EXAMPLES=1 $(python) -m pytest -m "long or hypothesis"
 
 lint: prepare-test  ## ruff and mypy
 	@$(python) -m ruff check

@@ -8,7 +8,6 @@ exactly what writing put there. `context` holds the earlier turns as JSON.
 
 import contextlib
 import csv
-import reprlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from prefanno.prompting import Message
 from prefanno.rows import Fault, Found, Row
 
 from .containers import LONGEST, is_utf8, not_utf8, too_long
-from .values import Entry, alternating, must_be, without_trace
+from .values import Entry, alternating, must_be, shown, without_trace
 
 COLUMNS = (
     "mode",
@@ -134,7 +133,7 @@ def _header(record: list[str] | Fault) -> list[str]:
         raise record
     if unknown := [name for name in record if name not in COLUMNS]:
         known = ", ".join(COLUMNS)
-        name = reprlib.repr(unknown[0])
+        name = shown(unknown[0])
         raise Fault(f"there is no column {name}; the columns are {known}", f"没有 {name} 列，可用的列：{known}")
     if "human_input" not in record or not {"chosen", "rejected"}.intersection(record):
         needed = "human_input, chosen, rejected"
@@ -201,4 +200,4 @@ def _weight(cell: str | None) -> float:
     try:
         return Entry({"weight": float(cell or 1)}).weight("weight")
     except ValueError:
-        raise must_be("weight", f"a number above 0, not {reprlib.repr(cell)}", "大于 0 的数字") from None
+        raise must_be("weight", f"a number above 0, not {shown(cell)}", "大于 0 的数字") from None

@@ -13,6 +13,7 @@ from .containers import Entries
 
 MODES: tuple[Mode, ...] = ("single", "multi")
 MOST = 10_000  # items of a list: each takes a hundred times what it took in the file
+SHOWN = 60  # characters of a value in a message: a report keeps a thousand messages
 Turns = tuple[str, list[Message], str]  # system prompt, earlier turns, what the user says now
 
 
@@ -83,7 +84,7 @@ class Entry:
         except OverflowError:  # an integer of hundreds of digits
             weight = 0.0
         if not (math.isfinite(weight) and weight > 0):
-            raise must_be(self.path + name, f"a number above 0, not {reprlib.repr(value)}", "大于 0 的数字")
+            raise must_be(self.path + name, f"a number above 0, not {shown(value)}", "大于 0 的数字")
         return weight
 
     def time(self, name: str) -> datetime:
@@ -97,7 +98,7 @@ class Entry:
         for mode in MODES:
             if self._value[name] == mode:
                 return mode
-        raise must_be(self.path + name, f"single or multi, not {reprlib.repr(self._value[name])}", "single 或 multi")
+        raise must_be(self.path + name, f"single or multi, not {shown(self._value[name])}", "single 或 multi")
 
     def _needed(self, name: str) -> Any:
         if name not in self:
@@ -129,13 +130,19 @@ def must_be(field: str, english: str, chinese: str) -> Fault:
     return Fault(f"{field} must be {english}", f"{field} 必须是{chinese}")
 
 
+def shown(value: Any) -> str:
+    """The start of a value as a message names it; reprlib alone bounds each level, so a deep value gets long."""
+    text = reprlib.repr(value)
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
 def time(field: str, text: str | None) -> datetime:
     """As `Entry.time`."""
     try:
         moment = datetime.fromisoformat(text) if text else datetime.now(UTC)
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError):
-        raise must_be(field, f"a time in ISO 8601, not {reprlib.repr(text)}", "ISO 8601 时间") from None
+        raise must_be(field, f"a time in ISO 8601, not {shown(text)}", "ISO 8601 时间") from None
 
 
 def turns(messages: Sequence[Entry]) -> Turns:
@@ -163,4 +170,4 @@ def alternating(found: Sequence[tuple[str, str]]) -> tuple[list[Message], str]:
 
 
 def _short(roles: Sequence[str]) -> str:
-    return ", ".join(reprlib.repr(role) for role in roles[:6]) + (", …" if len(roles) > 6 else "") or "no turn"  # noqa: PLR2004
+    return ", ".join(shown(role) for role in roles[:6]) + (", …" if len(roles) > 6 else "") or "no turn"  # noqa: PLR2004

@@ -17,6 +17,7 @@ from prefanno.prompting import Message
 
 GROUP = "prefanno.exporters"
 Mode = Literal["single", "multi"]
+REASON = 300  # characters of a fault: it may quote a file, and a report keeps a thousand
 
 
 @dataclass(slots=True)  # not frozen: that takes three times as long to make, and an export makes millions
@@ -41,14 +42,22 @@ class Row:
 
 
 class Fault(ValueError):
-    """Why a row of a file cannot be read: `str` in English for the command line, `detail` in Chinese for the API."""
+    """Why a row of a file cannot be read: `str` in English for the command line, `detail` in Chinese for the API.
+
+    Whatever it quotes, it is short, and printable on any terminal.
+    """
 
     def __init__(self, english: str, detail: str | None = None) -> None:
-        super().__init__(english)
-        self.detail = detail or english
+        super().__init__(_fit(english))
+        self.detail = _fit(detail or english)
 
 
 Found = tuple[int, Row | Fault]  # the line where it stands, from 1; in a format without lines, the row's number
+
+
+def _fit(message: str) -> str:
+    cut = message if len(message) <= REASON else message[: REASON - 1] + "…"
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cut)
 
 
 class RowWriter(Protocol):

@@ -75,10 +75,10 @@ class Report:
     bad_rows: list[tuple[Place, Fault]] = field(default_factory=list)
 
     def note_bad(self, place: Place, fault: Fault) -> None:
-        """Count a bad row."""
+        """Count a bad row. The frames that the fault was raised in are left behind: they may hold the row."""
         self.bad += 1
         if self.bad <= LISTED:
-            self.bad_rows.append((place, fault))
+            self.bad_rows.append((place, Fault(str(fault), fault.detail)))
 
     def note_near(self, place: Place) -> None:
         """Count a near duplicate."""

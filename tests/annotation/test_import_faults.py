@@ -12,7 +12,7 @@ import pytest
 from prefanno.annotation import imports
 from prefanno.annotation.imports import Options, Place, Source
 from prefanno.db.engine import Database
-from prefanno.rows import Fault, Found, Reads
+from prefanno.rows import REASON, Fault, Found, Reads
 from tests.annotation.importing import GOOD, READS, entry, lined, load
 from tests.annotation.test_dataset import SINGLE, rows
 
@@ -119,13 +119,17 @@ class _Reads:
         (ValueError("it broke"), "it broke", "it broke"),
         (Fault("it broke", "它坏了"), "it broke", "它坏了"),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "invalid start byte", "invalid start byte"),
+        (ValueError("\x1b[2J" + "long" * 10_000_000), "\N{REPLACEMENT CHARACTER}[2Jlong", "long"),
     ],
-    ids=["ValueError", "Fault", "UnicodeDecodeError"],
+    ids=["ValueError", "Fault", "UnicodeDecodeError", "anything"],
 )
 async def test_a_reader_that_breaks_off_is_a_bad_row(
     database: Database, tmp_path: Path, error: ValueError, english: str, chinese: str
 ) -> None:
-    """A reader that raises, though it should not, is a bad row after the last one; the next file is read, too."""
+    """A reader that raises, though it should not, is a bad row after the last one; the next file is read, too.
+
+    The report holds what it says as far as that is short and printable, and nothing that it held.
+    """
     broken: Reads = _Reads(error)
     files = [tmp_path / "one", tmp_path / "two"]
     report = await imports.load(database, Source(broken, files, "li", "unused"), Options(skip_bad=True))
@@ -133,6 +137,9 @@ async def test_a_reader_that_breaks_off_is_a_bad_row(
     assert [place for place, _ in report.bad_rows] == [Place(file, line) for file in files for line in (5, 6)]
     fault = report.bad_rows[1][1]
     assert english in str(fault) and chinese in fault.detail
+    for message in (str(fault), fault.detail):
+        assert len(message) <= REASON and message.isprintable()
+    assert fault.__traceback__ is None and fault.__context__ is None
 
 
 async def test_an_entry_may_have_any_line(database: Database, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 from exporters import openai, sharegpt, spreadsheet, trl, trl_parquet
 from exporters.containers import LONGEST
 from prefanno import text
-from prefanno.rows import Fault, Row
+from prefanno.rows import REASON, Fault, Row
 
 Files = Iterator[tuple[str, Iterable[bytes]]]
 
@@ -34,7 +34,6 @@ FORMATS: dict[str, ModuleType] = {
     "trl-parquet": trl_parquet,
 }
 TEXT_FORMATS = ("sharegpt", "trl", "openai", "csv")
-MESSAGE = 300  # characters of a reason: a report names a thousand
 
 _SAID = [{"role": "user", "content": "Ç’est qui, 离?"}]
 _REPLY = [{"role": "assistant", "content": "Ich bin Lí. 我叫离~"}]
@@ -251,7 +250,7 @@ def outcome(form: str, file: Path) -> dict[str, Any]:
 def wrong_with(fault: Fault) -> str:
     """What is wrong with a reason, if anything: it shall be short, and printable on any terminal."""
     for message in (str(fault), fault.detail):
-        if not 0 < len(message) <= MESSAGE:
+        if not 0 < len(message) <= REASON:
             return f"{len(message)} characters: {message[:200]!a}"
         if not message.isprintable():
             return f"not printable: {message!a}"

@@ -21,6 +21,7 @@ WEIGHTS: list[tuple[Any, str]] = [
     ("much", "weight must be a number above 0, not 'much'"),
     (True, "weight must be a number above 0, not True"),
     ([], "weight must be a number above 0, not []"),
+    ({"deep": {"deeper": ["…" * 99] * 9}}, "weight must be a number above 0, not {'deep': {'deeper': ['…………"),
     (10**400, "number"),  # which some parsers refuse by themselves
 ]
 OWN: list[tuple[Change, str]] = [

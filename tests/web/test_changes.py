@@ -6,6 +6,7 @@ import pytest
 
 from prefanno.web import annotation_answers as answers
 from tests.conftest import Client
+from tests.properties import spelled
 from tests.web.choosing import (
     ANNOTATIONS,
     DELETE,
@@ -122,7 +123,7 @@ async def test_an_edit_changes_what_it_names_and_nothing_else(
             )
         ],
     ],
-    ids=str,
+    ids=spelled,
 )
 async def test_an_edit_that_does_not_fit_is_refused(standing: Client, edit: dict[str, Any], fields: set[str]) -> None:
     """Nothing to change, malformed fields, and ranks that are not those of the verdict are named; nothing changes."""

@@ -14,6 +14,7 @@ from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from prefanno.web import annotation_answers, answers
 from tests.conftest import Client, MakeClient
+from tests.properties import spelled
 from tests.web.choosing import found, one
 from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, accepted, faults, refused, shared
 
@@ -91,7 +92,7 @@ async def test_a_new_character_is_listed_and_not_current(client: Client) -> None
     + [({"name": name}, {"name"}) for name in ("", " ", None, "M" * 101)]
     + [({"system_prompt": prompt}, {"system_prompt"}) for prompt in ("", " \n", 1)]
     + [({"preference": 0, "slug": "li-1"}, {"preference", "slug"})],
-    ids=str,
+    ids=spelled,
 )
 async def test_a_character_that_cannot_be(standing: Client, fields: dict[str, Any], named: set[str]) -> None:
     """A slug that is taken or could be no prefix of a file, and blank texts, are named; nobody is made."""

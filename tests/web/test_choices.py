@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from prefanno.web import annotation_answers, answers
 from tests.conftest import Client
+from tests.properties import spelled
 from tests.web.choosing import CHOICES, DELETE, changed, chosen, exported, found, generated, happened, one, stored
 from tests.web.conftest import accepted, counts, faults, refused, shared
 
@@ -128,7 +129,7 @@ async def turn(standing: Client) -> AsyncIterator[Any]:
 
 
 @shared
-@pytest.mark.parametrize(("choice", "fields"), WRONG, ids=str)
+@pytest.mark.parametrize(("choice", "fields"), WRONG, ids=spelled)
 async def test_a_choice_that_does_not_fit_its_verdict(
     standing: Client, turn: Any, choice: dict[str, Any], fields: set[str]
 ) -> None:

@@ -17,7 +17,7 @@ from tests.web.test_model import DEFAULTS, OUTSIDE, WITHIN
 DECLARED = {
     (re.sub(r":[^}]+", "", route.path), route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES
 }
-NO_BODY = {"/api/model/unload", "/api/train/stop"}
+NO_BODY = ("/api/model/unload", "/api/train/stop")
 
 TEXT: dict[str, Any] = {"type": "string"}
 TRUTH: dict[str, Any] = {"type": "boolean", "default": True}
