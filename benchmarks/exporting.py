@@ -10,7 +10,6 @@ same format.
 """
 
 import hashlib
-import os
 import sqlite3
 import statistics
 import subprocess
@@ -28,6 +27,12 @@ TIMES = 5
 FORMATS = ("sharegpt", "trl", "trl-parquet", "openai", "csv")
 FILE = "li_preference.json"
 MEBI = 1 << 20
+MEASURE = """
+import resource, subprocess, sys, time
+started = time.monotonic()
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+print(time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
 
 def main() -> None:
@@ -61,13 +66,13 @@ def main() -> None:
 
 
 def measured(command: list[str]) -> tuple[float, int]:
-    """Seconds and peak memory, in bytes, of a process."""
-    started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise AssertionError(f"{command} ended with {status}")
-    return time.monotonic() - started, usage.ru_maxrss * 1024
+    """Seconds and peak memory, in bytes, of a process.
+
+    A small process starts it: what a process had in memory before its program began counts, and this one is large.
+    """
+    ran = subprocess.run([sys.executable, "-c", MEASURE, *command], stdout=subprocess.PIPE, check=True)
+    seconds, kibibytes = ran.stdout.split()
+    return float(seconds), int(kibibytes) * 1024
 
 
 def _export(home: Path, form: str, to: Path) -> list[str]:
