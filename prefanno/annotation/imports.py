@@ -64,13 +64,15 @@ class Report:
     """What an import found, and how many rows it added, or would add in a dry run.
 
     `duplicates` were there already, or earlier in the files, word for word; `near` but for case, punctuation and white
-    space. Of bad rows and near duplicates the first `LISTED` are named.
+    space. `good` rows could be read, whatever became of them. Of bad rows and near duplicates the first `LISTED` are
+    named.
     """
 
     added: int = 0
     duplicates: int = 0
     near: int = 0
     bad: int = 0
+    good: int = field(default=0, compare=False)
     near_rows: list[Place] = field(default_factory=list)
     bad_rows: list[tuple[Place, Fault]] = field(default_factory=list)
 
@@ -146,6 +148,7 @@ class _Survey:
                 self.report.note_bad(place, row)
                 self.marks.append(0)
             else:
+                self.report.good += 1
                 self.marks.append(self._wants(place, row))
 
     def _wants(self, place: Place, row: Row) -> bool:
