@@ -21,8 +21,7 @@ from prefanno.errors import ImportStopped
 from prefanno.rows import reader, writer
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-
-SHOWN = 20  # bad rows on the terminal: a file read as another format is bad in every line
+from prefanno.training.supervisor import trained_on
 
 
 async def write_files(settings: Settings, form: str, folder: Path, slug: str | None) -> None:
@@ -38,9 +37,11 @@ async def write_files(settings: Settings, form: str, folder: Path, slug: str | N
     _say(folder, manifest)
 
 
-def give_back(settings: Settings, run: int, folder: Path) -> None:
+async def give_back(settings: Settings, run: int, folder: Path) -> None:
     """Copy the data that a run was trained on, verified, and say what was written."""
-    _say(folder, snapshot.give_back(settings.runs / str(run) / "data", folder))
+    async with Database.open(settings.database) as database:
+        data = await trained_on(settings, database, run)
+    _say(folder, snapshot.give_back(data, folder))
 
 
 async def read_files(settings: Settings, form: str, files: Sequence[Path], slug: str | None, options: Options) -> bool:
@@ -53,7 +54,7 @@ async def read_files(settings: Settings, form: str, files: Sequence[Path], slug:
         source = Source(reads, files, character.slug, persona.of(character, settings))
         with _bar("rows compared and stored", None) as tell, _interruptible(tell) as stoppable:
             report = await imports.load(database, source, options, stoppable)
-    _tell_bad(report, form)
+    _tell_bad(report)
     _tell_near(report, options)
     stored = "would be added" if options.dry_run else "annotations added"
     click.echo(f"{report.added} {stored}, {report.duplicates} were there already, or twice in the files")
@@ -68,13 +69,11 @@ def _say(folder: Path, manifest: Manifest) -> None:
     click.echo(f"manifest: {folder / manifest.name}")
 
 
-def _tell_bad(report: Report, form: str) -> None:
-    for place, fault in report.bad_rows[:SHOWN]:
+def _tell_bad(report: Report) -> None:
+    for place, fault in report.bad_rows:
         click.echo(f"{_at(place)}: {fault}", err=True)
-    if report.bad > SHOWN:
-        click.echo(f"and {report.bad - SHOWN} bad rows more", err=True)
-    if report.bad and not report.good:
-        click.echo(f"read as {form}; is --format right?", err=True)
+    if report.bad > len(report.bad_rows):
+        click.echo(f"and {report.bad - len(report.bad_rows)} bad rows more", err=True)
 
 
 def _tell_near(report: Report, options: Options) -> None:

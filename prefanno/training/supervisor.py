@@ -7,6 +7,7 @@ tells each follower every line, then settles the run: the adapter gets its name,
 """
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -25,7 +26,7 @@ from prefanno import snapshot
 from prefanno.db import runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run, now
-from prefanno.errors import NoTraining, PrefannoError, SnapshotDamaged, StorageFull, TrainingRunning
+from prefanno.errors import NotFound, NoTraining, PrefannoError, SnapshotDamaged, StorageFull, TrainingRunning
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import adapters, process
@@ -229,6 +230,21 @@ def train_script(settings: Settings) -> Path:
     return Path(settings.train_script or str(files("prefanno") / "train.sh")).expanduser().absolute()
 
 
+async def trained_on(settings: Settings, database: Database, number: int) -> Path:
+    """Where the data lie that this run of the database was trained on. Raises NotFound, also in another's folder."""
+    folder = settings.runs / str(number)
+    async with database.read() as session:
+        run = await session.get(Run, number)
+    if run is None:
+        raise NotFound(f"there is no run {number} in {settings.database}", f"未找到训练 {number}")
+    if _began(folder / STARTED) != run.started_at:
+        raise NotFound(
+            f"{folder} is missing, or of another database's run {number}",
+            f"未找到训练 {number} 的文件：目录不存在，或属于另一个数据库",
+        )
+    return folder / "data"
+
+
 def _prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest) -> None:
     if folder.exists():  # of another database: its runs had the same numbers
         folder.rename(folder.with_name(f"{folder.name}-before-{int(time.time())}"))
@@ -240,7 +256,14 @@ def _prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest
 def _started(folder: Path) -> dict[int, datetime]:
     """When each run began of which there is a folder."""
     marks = [mark for mark in folder.glob(f"*/{STARTED}") if mark.parent.name.isdecimal()]
-    return {int(mark.parent.name): datetime.fromisoformat(mark.read_text()) for mark in marks}
+    return {int(mark.parent.name): began for mark in marks if (began := _began(mark))}
+
+
+def _began(mark: Path) -> datetime | None:
+    """What the mark says; None where there is none, or one that a killed server left empty."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return datetime.fromisoformat(mark.read_text())
+    return None
 
 
 def _outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from prefanno.db import characters
 from prefanno.errors import ImportStopped, InvalidInput
 from prefanno.keys import LOOP
 from prefanno.rows import formats, reader
+from prefanno.training.supervisor import trained_on
 from prefanno.web import transfer_answers as answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.schemas import ExportSchema, ImportSchema
@@ -49,8 +50,8 @@ async def export(request: web.Request, query: dict[str, Any]) -> web.StreamRespo
     with files.staging(loop.settings.data) as stage:
         folder = stage / "files"
         if query["run"] is not None:
-            trained_on = loop.settings.runs / str(query["run"]) / "data"
-            manifest = await asyncio.to_thread(snapshot.give_back, trained_on, folder)
+            data = await trained_on(loop.settings, loop.database, query["run"])
+            manifest = await asyncio.to_thread(snapshot.give_back, data, folder)
         else:
             async with loop.database.read() as session:
                 slug = (await characters.get(session, query["character"])).slug

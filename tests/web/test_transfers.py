@@ -114,7 +114,10 @@ async def test_what_a_run_was_trained_on_is_given_back(make_trainer: MakeTrainer
     await refused(await client.get("/api/export", params={"run": "1"}), 409, "快照已损坏：li_preference.json 已被修改")
     (data / "li_preference.json").unlink()
     await refused(await client.get("/api/export", params={"run": "1"}), 409, "快照已损坏：li_preference.json 缺失")
-    await refused(await client.get("/api/export", params={"run": "2"}), 404, "未找到快照")
+    await refused(await client.get("/api/export", params={"run": "2"}), 404, "未找到训练 2")
+    (data.parent / "started").write_text("2020-01-02T03:04:05.000006")
+    refusal = await client.get("/api/export", params={"run": "1"})
+    await refused(refusal, 404, "未找到训练 1 的文件：目录不存在，或属于另一个数据库")
     assert await left_over(client) == before
 
 
