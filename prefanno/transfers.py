@@ -23,6 +23,8 @@ from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training.supervisor import trained_on
 
+SHOWN = 20  # bad rows on the terminal: a file read as another format is bad in every line
+
 
 async def write_files(settings: Settings, form: str, folder: Path, slug: str | None) -> None:
     """Export a character's annotations and say what was written."""
@@ -54,7 +56,7 @@ async def read_files(settings: Settings, form: str, files: Sequence[Path], slug:
         source = Source(reads, files, character.slug, persona.of(character, settings))
         with _bar("rows compared and stored", None) as tell, _interruptible(tell) as stoppable:
             report = await imports.load(database, source, options, stoppable)
-    _tell_bad(report)
+    _tell_bad(report, form)
     _tell_near(report, options)
     stored = "would be added" if options.dry_run else "annotations added"
     click.echo(f"{report.added} {stored}, {report.duplicates} were there already, or twice in the files")
@@ -69,11 +71,13 @@ def _say(folder: Path, manifest: Manifest) -> None:
     click.echo(f"manifest: {folder / manifest.name}")
 
 
-def _tell_bad(report: Report) -> None:
-    for place, fault in report.bad_rows:
+def _tell_bad(report: Report, form: str) -> None:
+    for place, fault in report.bad_rows[:SHOWN]:
         click.echo(f"{_at(place)}: {fault}", err=True)
-    if report.bad > len(report.bad_rows):
-        click.echo(f"and {report.bad - len(report.bad_rows)} bad rows more", err=True)
+    if report.bad > SHOWN:
+        click.echo(f"and {report.bad - SHOWN} bad rows more", err=True)
+    if report.bad and not report.good:
+        click.echo(f"read as {form}; is --format right?", err=True)
 
 
 def _tell_near(report: Report, options: Options) -> None:
