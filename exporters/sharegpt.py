@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from prefanno.errors import Conflict
 from prefanno.rows import Fault, Found, Row
 
 from .containers import JsonArray, json_array
@@ -39,18 +40,36 @@ def writing(folder: Path, character: str) -> Iterator[DatasetWriter]:
 
 
 def beside(folder: Path, character: str) -> dict[str, bytes]:
-    """What goes beside the files: other characters' entries, and whatever a person added, stay in it."""
-    try:
-        known = json.loads((folder / INFO).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    info = (known if isinstance(known, dict) else {}) | _dataset_info(character)
+    """What goes beside the files: other characters' entries, and whatever a person added, stay in it.
+
+    Raises Conflict where what is there cannot be read: it would be lost.
+    """
+    info = _known(folder / INFO) | _dataset_info(character)
     return {INFO: json.dumps(info, ensure_ascii=False, indent=2).encode()}
 
 
 def reading(file: Path) -> Iterator[Found]:
     """The rows of a preference, a roleplay or an unpaired file."""
     return rows(json_array(file), _row)
+
+
+def _known(file: Path) -> dict[str, Any]:
+    try:
+        known = json.loads(file.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise _in_the_way(file, str(error)) from error
+    if not isinstance(known, dict):
+        raise _in_the_way(file, "it holds no JSON object")
+    return known
+
+
+def _in_the_way(file: Path, cause: str) -> Conflict:
+    return Conflict(
+        f"cannot add to {file}: {cause}; mend it or move it away. Nothing was exported",
+        f"无法在 {file} 中添加数据集：{cause}；请修正或移走该文件。未导出任何内容",
+    )
 
 
 def _dataset_info(character: str) -> dict[str, Any]:

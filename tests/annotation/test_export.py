@@ -13,7 +13,7 @@ import pytest
 from prefanno.annotation.export import export
 from prefanno.db import annotations
 from prefanno.db.engine import Database
-from prefanno.errors import InvalidInput
+from prefanno.errors import Conflict, InvalidInput
 from prefanno.rows import Row, RowWriter, writer
 from prefanno.snapshot import Manifest
 from tests.annotation.test_dataset import MULTI, SINGLE, add
@@ -113,6 +113,15 @@ async def test_characters_share_a_folder(filled: Database, tmp_path: Path) -> No
     assert set(json.loads(after["dataset_info.json"])) == {
         f"{slug}_{name}" for slug in ("li", "mei") for name in ("preference", "roleplay", "unpaired")
     }
+
+
+async def test_a_dataset_info_that_cannot_be_read_keeps_all_as_it_was(filled: Database, tmp_path: Path) -> None:
+    """What a person wrote there, with a slip, is not replaced, and no other file is placed."""
+    (tmp_path / "dataset_info.json").write_text('{"mine": {},}')
+    before = _contents(tmp_path)
+    with pytest.raises(Conflict, match=r"dataset_info\.json"):
+        await export(filled, "sharegpt", tmp_path, "li")
+    assert _contents(tmp_path) == before
 
 
 async def test_how_far_it_is_can_be_told(filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters import sharegpt
+from prefanno.errors import Conflict
 from prefanno.rows import Row
 from tests.exporters.written import NOW, read, row, rows, talk, write
 from tests.properties import unhurried
@@ -101,13 +102,24 @@ def test_dataset_info_names_what_is_there(tmp_path: Path) -> None:
         assert (about["formatting"], about.get("ranking", False)) == ("sharegpt", dataset == "preference")
 
 
-@pytest.mark.parametrize("known", [None, "no JSON", "[]", '{"other": {"file_name": "other.json"}}'])
-def test_dataset_info_keeps_what_others_put_there(tmp_path: Path, known: str | None) -> None:
-    """Entries of other characters stay; a file that is none is written anew."""
+OTHER = b'{"other": {"file_name": "other.json"}}'
+
+
+@pytest.mark.parametrize("known", [None, OTHER, b"\xef\xbb\xbf" + OTHER], ids=["none", "one", "with a mark"])
+def test_dataset_info_keeps_what_others_put_there(tmp_path: Path, known: bytes | None) -> None:
+    """Entries of other characters stay, also in a file with a byte order mark."""
     if known is not None:
-        (tmp_path / "dataset_info.json").write_text(known)
+        (tmp_path / "dataset_info.json").write_bytes(known)
     info = json.loads(sharegpt.beside(tmp_path, "li")["dataset_info.json"])
-    assert ("other" in info, "li_preference" in info) == ("other" in (known or ""), True)
+    assert ("other" in info, "li_preference" in info) == (known is not None, True)
+
+
+@pytest.mark.parametrize("known", [b"", OTHER[:-1] + b",}", b"[]", b"\xff", b"[" * 100_000])
+def test_a_dataset_info_that_cannot_be_read_is_refused(tmp_path: Path, known: bytes) -> None:
+    """What a person wrote is not replaced; the file is named."""
+    (tmp_path / "dataset_info.json").write_bytes(known)
+    with pytest.raises(Conflict, match=r"dataset_info\.json"):
+        sharegpt.beside(tmp_path, "li")
 
 
 def test_a_conversation_that_the_assistant_opens_stays_valid(tmp_path: Path) -> None:
