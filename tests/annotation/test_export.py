@@ -117,11 +117,12 @@ async def test_characters_share_a_folder(filled: Database, tmp_path: Path) -> No
 
 async def test_a_dataset_info_that_cannot_be_read_keeps_all_as_it_was(filled: Database, tmp_path: Path) -> None:
     """What a person wrote there, with a slip, is not replaced, and no other file is placed."""
-    (tmp_path / "dataset_info.json").write_text('{"mine": {},}')
-    before = _contents(tmp_path)
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "dataset_info.json").write_text('{"mine": {},}')
     with pytest.raises(Conflict, match=r"dataset_info\.json"):
-        await export(filled, "sharegpt", tmp_path, "li")
-    assert _contents(tmp_path) == before
+        await export(filled, "sharegpt", folder, "li")
+    assert _contents(folder) == {"dataset_info.json": b'{"mine": {},}'}
 
 
 async def test_how_far_it_is_can_be_told(filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
