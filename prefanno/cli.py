@@ -41,25 +41,29 @@ def serve() -> None:
 
 
 @cli.command("export")
-@click.option("--format", "form", default="sharegpt", show_default=True, help="A format (see docs/exporters.md).")
+@click.option("--format", "form", show_default="sharegpt", help="A format (see docs/exporters.md).")
 @click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: the home's data/.")
 @click.option("--character", help="A character's slug; default: the current one.")
 @click.option(
     "--run", type=click.IntRange(1, 10**18 - 1), help="The data that this run was trained on, verified; needs --to."
 )
-def export_command(form: str, to: Path | None, character: str | None, run: int | None) -> None:
+def export_command(form: str | None, to: Path | None, character: str | None, run: int | None) -> None:
     """Write a character's annotations to files, from one snapshot; works while the server runs."""
     from prefanno import transfers
 
     current = settings.read()
     if run is not None and to is None:
         raise click.UsageError("--run needs --to, the folder for its files")
+    if run is not None and (form or character):
+        raise click.UsageError(
+            "--run gives the files as they were exported: it goes with neither --format nor --character"
+        )
     if upgrade.revision(current.database) != file.HEAD:
         raise click.ClickException(f"no up-to-date database at {current.database}; run `prefanno db upgrade` first")
     if run is not None and to is not None:
         asyncio.run(transfers.give_back(current, run, to))
     else:
-        asyncio.run(transfers.write_files(current, form, to or current.data, character))
+        asyncio.run(transfers.write_files(current, form or "sharegpt", to or current.data, character))
 
 
 @cli.command("import")

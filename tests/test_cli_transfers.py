@@ -229,6 +229,9 @@ def test_a_run_is_asked_for_with_a_folder(settings: Settings, tmp_path: Path) ->
     done = _run(settings, "export", "--run", "1")
     assert done.returncode == 2 and "--run needs --to" in done.stderr
     assert _run(settings, "export", "--run", "0", "--to", str(tmp_path / "x")).returncode == 2
+    for option, value in (("--format", "sharegpt"), ("--character", "li")):
+        done = _run(settings, "export", "--run", "1", "--to", str(tmp_path / "x"), option, value)
+        assert done.returncode == 2 and "with neither --format nor --character" in done.stderr
     line = _refusal(_run(settings, "export", "--run", "7", "--to", str(tmp_path / "x")))
     assert line == f"prefanno: there is no run 7 in {settings.database}"
     assert not (tmp_path / "x").exists()

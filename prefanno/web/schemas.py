@@ -138,10 +138,16 @@ class ListSchema(CharacterSchema):
 
 
 class ExportSchema(CharacterSchema):
-    """`GET /api/export`; with `run`, the data of that run, whatever else is named."""
+    """`GET /api/export`; with `run`, the data of that run, as they were exported."""
 
     format = Text(load_default="sharegpt")
     run = QueryWhole(load_default=None, allow_none=False)
+
+    @validates_schema(pass_original=True)
+    def run_alone(self, data: dict[str, Any], given: dict[str, Any], **_kwargs: Any) -> None:
+        """Its files have a format and a character."""
+        if data["run"] is not None and (others := {"format", "character"} & given.keys()):
+            raise ValidationError({name: ["不能与 run 同时提供"] for name in others})
 
 
 class ImportSchema(CharacterSchema):

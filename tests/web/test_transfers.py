@@ -107,7 +107,6 @@ async def test_what_a_run_was_trained_on_is_given_back(make_trainer: MakeTrainer
     await add(client, chosen="later")
     contents = unpacked(await downloaded(client, run="1"), tmp_path / "after")
     assert contents == {name: content for name, content in trained_on.items() if name != "dataset_info.json"}
-    assert await downloaded(client, run="1", format="csv") == await downloaded(client, run="1")
     before = await left_over(client)
     data = client.app[LOOP].settings.runs / "1" / "data"
     (data / "li_preference.json").write_text("[]")
@@ -139,6 +138,13 @@ async def test_bad_parameters(standing: Client, query: str, field: str) -> None:
     assert await faults(await standing.get(f"/api/export?{query}")) == {field}
     assert await faults(await standing.post(f"/api/import?{query}", data=b"[]")) == {field}
     assert await left_over(standing) == []
+
+
+@shared
+@pytest.mark.parametrize("other", ["format", "character"])
+async def test_a_run_has_its_own_format_and_character(standing: Client, other: str) -> None:
+    """Its files are given as they were exported: a parameter that asks for others is named, not ignored."""
+    assert await faults(await standing.get("/api/export", params={"run": "1", other: "li"})) == {other}
 
 
 @shared
