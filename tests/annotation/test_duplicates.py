@@ -1,5 +1,7 @@
 """Which rows count as the same, exactly or nearly."""
 
+import re
+import sys
 import unicodedata
 from dataclasses import replace
 from datetime import timedelta
@@ -144,3 +146,16 @@ def test_whatever_stands_between_words_is_passed_over(words: list[str], data: st
     said = "".join(word + data.draw(BETWEEN) for word in ["", *words])
     assert normalised(said) == normalised(" ".join(words))
     assert normalised(f"{said}离") != normalised(said)
+
+
+MARKS = "".join(sign for sign in map(chr, range(sys.maxunicode + 1)) if unicodedata.combining(sign))
+
+
+@pytest.mark.parametrize("run", ["\u0301\u0316", "\u0f73", "\uff9e", "\U0001e8d0\u0301"])
+def test_marks_without_end_are_normalised_piecewise(monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    """Sorting a run of marks takes quadratic time, so none that is long reaches it; each mark still counts."""
+    whole, normalize = "a" + run * 1000, unicodedata.normalize
+    given: list[str] = []
+    monkeypatch.setattr(unicodedata, "normalize", lambda form, text: normalize(form, given.append(text) or text))
+    assert normalised(whole) == normalised(whole.upper() + "!") != normalised(whole + "\u0301")
+    assert max(len(found) for text in given for found in re.findall(f"[{MARKS}]+", normalize("NFKD", text))) <= 60
