@@ -1,7 +1,8 @@
-"""The one place that makes errors, and the walls around all routes: Host and Origin.
+"""The one place that makes errors, and the walls around all routes: Host, Origin and Sec-Fetch-Site.
 
-A foreign page cannot reach the API by DNS rebinding (Host), by a cross-site request or by a WebSocket (Origin): both
-are checked on every request, before anything else is read.
+A foreign page cannot reach the API by DNS rebinding (Host), by a cross-site request or by a WebSocket (Origin), nor by
+what browsers send without an Origin, such as an image (Sec-Fetch-Site): all are checked on every request, before
+anything else is read.
 """
 
 import errno
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+FOREIGN_SITES = ("cross-site", "same-site")  # of the same site are other ports, too
 
 HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 
@@ -73,7 +75,7 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def walls(settings: Settings) -> Middleware:
-    """Refuse a foreign Host (421) and a foreign Origin (403)."""
+    """Refuse a foreign Host (421), a foreign Origin and what a foreign page asks for without one (403)."""
     names = OWN_NAMES | {name.lower() for name in settings.allowed_hosts}
 
     @web.middleware
@@ -82,11 +84,19 @@ def walls(settings: Settings) -> Middleware:
         if _host_name(host) not in names:
             raise HTTPForeignHost
         origin = request.headers.get("Origin")
-        if origin is not None and origin not in (f"http://{host}", *settings.cors_origins):
+        if origin not in (None, f"http://{host}", *settings.cors_origins):
+            raise web.HTTPForbidden
+        if origin is None and request.headers.get("Sec-Fetch-Site") in FOREIGN_SITES and not _followed_link(request):
             raise web.HTTPForbidden
         return await handler(request)
 
     return check
+
+
+def _followed_link(request: web.Request) -> bool:
+    """Whether somebody follows a link to a page, such as `/` or `/docs`: it is shown in a tab of its own."""
+    asked = [request.headers.get(f"Sec-Fetch-{name}") for name in ("Mode", "Dest")]
+    return asked == ["navigate", "document"] and request.method == "GET" and not request.path.startswith("/api/")
 
 
 def _host_name(host: str) -> str | None:

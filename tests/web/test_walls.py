@@ -132,6 +132,25 @@ async def test_a_foreign_origin_is_refused(standing: Client, origin: str) -> Non
 
 
 @shared
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_what_foreign_pages_ask_for_without_an_origin_is_refused(standing: Client, site: str) -> None:
+    """A GET for an image, a script or a frame has no Origin: it neither reads nor makes the server work."""
+    image = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    link = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    for path in ("/api/export", "/health", "/docs", "/"):
+        await refused(await standing.get(path, headers=image), 403, "拒绝访问")
+        await refused(await standing.get(path, headers={**link, "Sec-Fetch-Dest": "iframe"}), 403, "拒绝访问")
+        assert (await standing.get(path, headers={**image, "Sec-Fetch-Site": "same-origin"})).status == 200
+        assert (await standing.get(path, headers={**link, "Sec-Fetch-Site": "none"})).status == 200
+        listed = {**image, "Sec-Fetch-Mode": "cors", "Origin": DEV_ORIGINS[0]}
+        assert (await standing.get(path, headers=listed)).status == 200
+    for path in ("/docs", "/"):  # a link elsewhere shows the page
+        assert (await standing.get(path, headers=link)).status == 200
+    await refused(await standing.get("/api/export", headers=link), 403, "拒绝访问")
+    await refused(await standing.post("/api/model/unload", headers=link), 403, "拒绝访问")
+
+
+@shared
 @pytest.mark.parametrize("path", [path for path in PATHS if path != LOGS])
 async def test_preflight(standing: Client, path: str) -> None:
     """A listed origin's preflight is answered on every route; an unlisted one's is refused without any allowance."""
