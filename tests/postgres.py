@@ -33,6 +33,11 @@ PR_SET_PDEATHSIG = 1
 PROGRAMS = ("initdb", "postgres", "pg_isready", "psql")
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")  # what tests can do without
 
+LAST_ASKED = """
+SELECT state_change FROM pg_stat_activity JOIN pg_locks USING (pid)
+WHERE locktype = 'advisory' AND datname = current_database()
+"""  # when who writes has asked something last
+
 
 @cache
 def programs() -> Path | None:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import text
@@ -26,6 +27,7 @@ from prefanno.db.models import Step
 from prefanno.errors import ImportStopped
 from prefanno.rows import Fault, Reads, Row
 
+ALIVE = select(1)  # between rows of which none is added: PostgreSQL ends a transaction that asks nothing for long
 LISTED = 1000  # rows that a report names one by one; it counts all
 
 TEXTS = ("system_prompt", "human_input", "chosen", "chosen_thinking", "rejected", "rejected_thinking")
@@ -171,27 +173,35 @@ async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: T
     """Add the wanted rows, but for those that somebody else added since they were compared; return how many."""
     late = _Known(survey.known.last)
     await late.add_all(session, source.character, tell)
-    step, added, rows = Step(character=source.character, kind="import"), 0, _wanted(source, survey)
+    step, added, rows = Step(character=source.character, kind="import"), 0, _again(source, survey)
     while part := list(islice(rows, PART)):
-        new = [to_annotation(source.character, row) for exact, row in part if exact not in late.exact]
+        wanted = [found for found in part if found]
+        new = [to_annotation(source.character, row) for exact, row in wanted if exact not in late.exact]
         if new:
             await history.extend(session, step, new)
+        else:
+            await session.execute(ALIVE)
         added += len(new)
         tell(len(part))
     return added
 
 
-def _wanted(source: Source, survey: _Survey) -> Iterator[tuple[bytes, Row]]:
-    """The rows that the survey marked, with their digests. Raises ImportStopped where they say something else now."""
+def _again(source: Source, survey: _Survey) -> Iterator[tuple[bytes, Row] | None]:
+    """Each row once more: with its digest where the survey marked it, else None.
+
+    Raises ImportStopped where the marked ones say something else now.
+    """
     marks, said = iter(survey.marks), blake2b()
     for _, row in _found(source):
-        if next(marks, 1):
-            if isinstance(row, Fault):
-                said.update(b"a bad row")
-                break
-            exact = duplicates.exact(row)
-            said.update(exact)
-            yield exact, row
+        if not next(marks, 1):
+            yield None
+            continue
+        if isinstance(row, Fault):
+            said.update(b"a bad row")
+            break
+        exact = duplicates.exact(row)
+        said.update(exact)
+        yield exact, row
     if said.digest() != survey.said.digest():
         raise ImportStopped(
             "a file was changed while it was imported; nothing was stored", "文件在导入过程中被修改，未保存任何内容"

@@ -1,7 +1,7 @@
 """An SQLite file → an empty PostgreSQL: every row, id, time and text, compared before the one transaction is committed.
 
     source, one snapshot ──▶ rows, batch by batch ──▶ target, one transaction
-           └──▶ count and sha256 of each table  ══  count and sha256 of each table ──▶ commit
+                                    └──▶ count and sha256 of each table  ══  those of what is there now ──▶ commit
 
 Killed or failed at any point, the target is as empty as it was.
 """
@@ -36,6 +36,19 @@ class Sum:
     sha256: str
 
 
+class _Digest:
+    def __init__(self) -> None:
+        self._rows, self._sha256 = 0, hashlib.sha256()
+
+    def add(self, rows: Sequence[RowMapping]) -> None:
+        for row in rows:
+            self._sha256.update(orjson.dumps(tuple(row.values())))
+        self._rows += len(rows)
+
+    def sum(self) -> Sum:
+        return Sum(self._rows, self._sha256.hexdigest())
+
+
 async def copy(file: Path, server: Postgres, tell: Callable[[int], None]) -> dict[str, Sum]:
     """Copy all tables; return what each holds. `tell` hears how many rows more have been copied or compared.
 
@@ -46,19 +59,20 @@ async def copy(file: Path, server: Postgres, tell: Callable[[int], None]) -> dic
         try:
             await _check(source, target, server)
             await _clear(target)
-            for table in TABLES:
-                await _copy_table(source, target, table, tell)
+            copied = {table.name: await _copy_table(source, target, table, tell) for table in TABLES}
             await _index(target)
             await _move_sequences(source, target)
-            return {table.name: await _compared(source, target, table, tell) for table in TABLES}
+            for table in TABLES:
+                await _compare(target, table, copied[table.name], tell)
+            return copied
         except DBAPIError as error:
             raise remote.explain(server, error) from error
 
 
 async def size(file: Path) -> int:
-    """How many rows `tell` will hear of: each is copied, and read again on both sides."""
+    """How many rows `tell` will hear of: each is copied, and read again."""
     async with _begun(sqlite.readers(file)) as source:
-        return 3 * sum([await _count(source, table) for table in TABLES])
+        return 2 * sum([await _count(source, table) for table in TABLES])
 
 
 @contextlib.asynccontextmanager
@@ -90,10 +104,14 @@ async def _clear(target: AsyncConnection) -> None:
 
 async def _copy_table(
     source: AsyncConnection, target: AsyncConnection, table: Table, tell: Callable[[int], None]
-) -> None:
+) -> Sum:
+    """What was read is summed as it passes: read by itself, it would leave the target's transaction idle for long."""
+    digest = _Digest()
     async for rows in _batches(source, table):
+        digest.add(rows)
         await target.execute(table.insert(), [dict(row) for row in rows])
         tell(len(rows))
+    return digest.sum()
 
 
 async def _index(target: AsyncConnection) -> None:
@@ -111,21 +129,17 @@ async def _move_sequences(source: AsyncConnection, target: AsyncConnection) -> N
             await target.execute(move, {"name": name, "last": last})
 
 
-async def _compared(source: AsyncConnection, target: AsyncConnection, table: Table, tell: Callable[[int], None]) -> Sum:
-    was, is_now = await _sum(source, table, tell), await _sum(target, table, tell)
-    if was != is_now:
+async def _compare(target: AsyncConnection, table: Table, was: Sum, tell: Callable[[int], None]) -> None:
+    if (is_now := await _sum(target, table, tell)) != was:
         raise DatabaseUnavailable(f"the copy of {table.name} differs: {is_now}, not {was}; nothing was copied")
-    return was
 
 
 async def _sum(connection: AsyncConnection, table: Table, tell: Callable[[int], None]) -> Sum:
-    count, digest = 0, hashlib.sha256()
+    digest = _Digest()
     async for rows in _batches(connection, table):
-        for row in rows:
-            digest.update(orjson.dumps(tuple(row.values())))
-        count += len(rows)
+        digest.add(rows)
         tell(len(rows))
-    return Sum(count, digest.hexdigest())
+    return digest.sum()
 
 
 async def _batches(connection: AsyncConnection, table: Table) -> AsyncIterator[Sequence[RowMapping]]:

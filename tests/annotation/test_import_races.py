@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -21,6 +22,7 @@ from prefanno.db.engine import Database, Work
 from prefanno.db.models import Step
 from prefanno.errors import ImportStopped
 from prefanno.rows import Found, Reads, Row
+from tests import postgres
 from tests.annotation.importing import READS, entry, lined, load, written
 from tests.annotation.model import contexts, modes, thoughts, words
 from tests.annotation.test_dataset import SINGLE, add, counts, rows
@@ -50,6 +52,21 @@ async def test_a_stopped_import_stores_nothing(database: Database, tmp_path: Pat
         await load(database, file, tell=stop)
     await _untouched(database)
     assert await load(database, file) == Report(added=MANY)
+
+
+@pytest.mark.postgresql_only
+async def test_the_transaction_is_never_idle_for_long(database: Database, database_url: str, tmp_path: Path) -> None:
+    """PostgreSQL would cut it off: also where nothing is added, each part of the rows asks something, and is told."""
+    await load(database, lined(tmp_path, *(entry(str(number)) for number in range(MANY))))
+    file = lined(tmp_path, *(entry(str(number)) for number in range(MANY + 1)))
+    asked: list[tuple[datetime]] = []
+    with postgres.asking(database_url) as asker:
+
+        def tell(_rows: int) -> None:
+            asked.extend(asker.fetch(postgres.LAST_ASKED))
+
+        assert await load(database, file, tell=tell) == Report(added=1, duplicates=MANY)
+    assert len(set(asked)) == len(asked) == 3
 
 
 class _Overtaken:

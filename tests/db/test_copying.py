@@ -194,6 +194,14 @@ async def test_a_run_under_way_is_waited_for(file: Path, target: Postgres) -> No
         await copying.copy(file, target, lambda _: None)
 
 
+async def test_the_target_is_never_idle_for_long(file: Path, target: Postgres) -> None:
+    """PostgreSQL would cut it off: between any two batches it has been asked something."""
+    asked: list[tuple[datetime]] = []
+    with postgres.asking(target.url) as asker:
+        await copying.copy(file, target, lambda _: asked.extend(asker.fetch(postgres.LAST_ASKED)))
+    assert len(set(asked)) == len(asked) > 2 * len(copying.TABLES)
+
+
 def _killed(file: Path, target: Postgres, telling: int) -> bool:
     command = [sys.executable, "-P", "-c", KILLED, str(file), target.url, str(telling)]
     return subprocess.run(command, check=False).returncode == -signal.SIGKILL
@@ -202,8 +210,8 @@ def _killed(file: Path, target: Postgres, telling: int) -> bool:
 async def test_a_killed_copy_leaves_nothing(file: Path, target: Postgres) -> None:
     """Killed at its first batch, midway or in its last comparison, it leaves the target empty; then all arrives."""
     empty, tables = await everything(target), len(copying.TABLES)
-    batches = 3 * (tables + 2 * 2)  # two tables of more than 2,500 rows, each in three parts
-    for telling in (1, batches // 3, 2 * batches // 3, batches):
+    batches = 2 * (tables + 2 * 2)  # two tables of more than 2,500 rows, each in three parts
+    for telling in (1, batches // 4, 3 * batches // 4, batches):
         assert _killed(file, target, telling)
         assert await everything(target) == empty
     assert not _killed(file, target, batches + 1)
