@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno import text
 from prefanno.annotation import duplicates, export, history
 from prefanno.annotation.dataset import to_annotation
-from prefanno.db import annotations
+from prefanno.db import annotations, steps
 from prefanno.db.annotations import PART
 from prefanno.db.engine import Database
 from prefanno.db.models import Step
@@ -112,19 +112,19 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
 
 
 class _Known:
-    """The digests of all rows that there are, up to the annotation `last`."""
+    """The digests of all rows that there are, or of those that came or changed after the event `since`."""
 
-    def __init__(self, last: int = 0) -> None:
+    def __init__(self, since: int | None = None) -> None:
         self.exact: set[bytes] = set()
         self.near: set[bytes] = set()
-        self.last = last
+        self.since, self.last = since, 0
 
     async def add_all(self, session: AsyncSession, character: str, tell: Tell) -> None:
-        """Add what was made since the last time."""
-        async for batch in annotations.oldest_first(session, character, after=self.last):
+        """Add them, up to the newest event, which is then the `last`."""
+        self.last = await steps.last_event(session, character) or 0
+        async for batch in annotations.oldest_first(session, character, since=self.since):
             rows = await export.rows(session, batch)
             await asyncio.to_thread(self._add, rows)
-            self.last = batch[-1].id
             tell(len(batch))
 
     def _add(self, rows: Sequence[Row]) -> None:
@@ -170,7 +170,7 @@ class _Survey:
 
 
 async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: Tell) -> int:
-    """Add the wanted rows, but for those that somebody else added since they were compared; return how many."""
+    """Add the wanted rows, but for those that came back or changed to be there since; return how many."""
     late = _Known(survey.known.last)
     await late.add_all(session, source.character, tell)
     step, added, rows = Step(character=source.character, kind="import"), 0, _again(source, survey)
@@ -183,6 +183,7 @@ async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: T
             await session.execute(ALIVE)
         added += len(new)
         tell(len(part))
+    survey.report.duplicates += survey.marks.count(1) - added
     return added
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Select, Text, bindparam, cast, delete, func, select, upda
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import search
-from prefanno.db.models import Annotation, Count
+from prefanno.db.models import Annotation, Count, Event
 from prefanno.errors import NotFound
 
 PART = 500  # rows named in one statement
@@ -63,6 +63,7 @@ OLDEST_FIRST = (  # JSON is taken as text and parsed by column: the columns' own
     .order_by(_of.id)
     .limit(bindparam("batch"))
 )
+CHANGED = OLDEST_FIRST.where(_of.id.in_(select(Event.annotation_id).where(Event.id > bindparam("since"))))
 
 
 async def counts(session: AsyncSession, character: str) -> dict[str, int]:
@@ -131,14 +132,18 @@ async def ids(session: AsyncSession, filters: Filters) -> Sequence[int]:
 
 
 async def oldest_first(
-    session: AsyncSession, character: str, batch: int = 2 * PART, after: int = 0
+    session: AsyncSession, character: str, batch: int = 2 * PART, since: int | None = None
 ) -> AsyncIterator[Sequence[Choice]]:
-    """All annotations of the character that are not deleted, by their ids above `after`, in batches of one snapshot."""
-    last = after
-    while found := (await session.execute(OLDEST_FIRST, {"owner": character, "last": last, "batch": batch})).all():
+    """All annotations of the character that are not deleted, by their ids, in batches of one snapshot.
+
+    With `since`, those of them that came or changed after this event.
+    """
+    query = OLDEST_FIRST if since is None else CHANGED
+    values: dict[str, Any] = {"owner": character, "last": 0, "batch": batch, "since": since}
+    while found := (await session.execute(query, values)).all():
         *columns, contexts, replies = zip(*found, strict=True)
         yield [Choice._make(row) for row in zip(*columns, map(loads, contexts), map(loads, replies), strict=True)]
-        last = found[-1].id
+        values["last"] = found[-1].id
 
 
 async def undeleted(session: AsyncSession, character: str) -> int:

@@ -127,7 +127,7 @@ async def test_a_dataset_info_that_cannot_be_read_keeps_all_as_it_was(filled: Da
 
 async def test_how_far_it_is_can_be_told(filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each batch is told with its size, after it was written."""
-    monkeypatch.setattr(annotations.oldest_first, "__defaults__", (3, 0))  # batches of three
+    monkeypatch.setattr(annotations.oldest_first, "__defaults__", (3, None))  # batches of three
     told: list[int] = []
     await export(filled, "sharegpt", tmp_path, "li", tell=told.append)
     assert told == [3, 1]
@@ -179,7 +179,7 @@ async def test_a_writer_that_fails_leaves_the_old_files(filled: Database, tmp_pa
 
 async def test_an_export_is_of_one_snapshot(filled: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is added while the files are written is in none of them, and their manifest does not speak of it."""
-    monkeypatch.setattr(annotations.oldest_first, "__defaults__", (1, 0))  # batches of one
+    monkeypatch.setattr(annotations.oldest_first, "__defaults__", (1, None))  # batches of one
     alone = await export(filled, "sharegpt", tmp_path / "alone", "li")
     loop = asyncio.get_running_loop()
 

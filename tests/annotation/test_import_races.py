@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -15,7 +16,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from prefanno.annotation import duplicates, imports
+from prefanno.annotation import dataset, duplicates, history, imports
 from prefanno.annotation.imports import Options, Report, Source
 from prefanno.db import upgrade
 from prefanno.db.engine import Database, Work
@@ -84,15 +85,46 @@ async def test_what_somebody_else_adds_meanwhile_is_not_doubled(database: Databa
     """A row that is added after the survey, before the store, is there once; of the file only the others are added."""
     (preference, *_) = written(tmp_path, [SINGLE, replace(SINGLE, human_input="2")])
     overtaken = cast(Database, _Overtaken(database, lambda: add(database, SINGLE)))
-    assert await load(overtaken, preference) == Report(added=1)
+    assert await load(overtaken, preference) == Report(added=1, duplicates=1)
     assert [row.human_input for row in await rows(database)] == [SINGLE.human_input, "2"]
+
+
+def _restore(database: Database) -> Awaitable[object]:
+    return database.write(partial(dataset.set_deleted, numbers=[1, 2], deleted=False))
+
+
+def _undo(database: Database) -> Awaitable[object]:
+    return database.write(lambda session: history.undo(session, "li"))
+
+
+@pytest.mark.parametrize("returns", [_restore, _undo])
+async def test_what_comes_back_meanwhile_is_not_doubled(
+    database: Database, tmp_path: Path, returns: Callable[[Database], Awaitable[object]]
+) -> None:
+    """Deleted rows that are restored, or whose deletion is undone, are older than the survey, and yet not in it."""
+    file = lined(tmp_path, *(entry(text) for text in "123"))
+    await load(database, lined(tmp_path, *(entry(text) for text in "12x"), name="earlier.json"))
+    await database.write(partial(dataset.set_deleted, numbers=[1, 2], deleted=True))
+    overtaken = cast(Database, _Overtaken(database, lambda: returns(database)))
+    assert await load(overtaken, file) == Report(added=1, duplicates=2)
+    assert sorted(row.human_input for row in await rows(database)) == ["1", "2", "3", "x"]
+
+
+async def test_what_is_edited_meanwhile_to_say_the_same_is_not_doubled(database: Database, tmp_path: Path) -> None:
+    """An older row that was edited after the survey is compared as it is now."""
+    await add(database, replace(SINGLE, human_input="old"))
+    (preference, *_) = written(tmp_path, [SINGLE])
+    edit = partial(dataset.edit, number=1, fields={"human_input": SINGLE.human_input})
+    overtaken = cast(Database, _Overtaken(database, lambda: database.write(edit)))
+    assert await load(overtaken, preference) == Report(duplicates=1)
+    assert len(await rows(database)) == 1
 
 
 async def test_where_somebody_else_adds_all_of_it_nothing_is_left_to_add(database: Database, tmp_path: Path) -> None:
     """The same file, imported by somebody else after the survey: there is one step, and none without an annotation."""
     file = lined(tmp_path, *(entry(str(number)) for number in range(MANY)))
     overtaken = cast(Database, _Overtaken(database, lambda: load(database, file)))
-    assert await load(overtaken, file) == Report()
+    assert await load(overtaken, file) == Report(duplicates=MANY)
     assert await counts(database) == {"single": MANY, "multi": 0}
     assert len(await _steps(database)) == 1
 
