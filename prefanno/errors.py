@@ -32,6 +32,11 @@ API.
 from collections.abc import Mapping, Sequence
 
 
+def printable(text: str) -> str:
+    """The text without what would change a terminal's state, or could not be encoded: it may quote a file."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 class PrefannoError(Exception):
     """Anything that prefanno refuses or fails to do, with a clear reason."""
 

@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from prefanno.errors import InvalidInput
+from prefanno.errors import InvalidInput, printable
 from prefanno.prompting import Message
 
 GROUP = "prefanno.exporters"
@@ -57,7 +57,7 @@ Found = tuple[int, Row | Fault]  # the line where it stands, from 1; in a format
 
 def _fit(message: str) -> str:
     cut = message if len(message) <= REASON else message[: REASON - 1] + "…"
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in cut)
+    return printable(cut)
 
 
 class RowWriter(Protocol):

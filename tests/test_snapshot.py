@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,16 @@ def _instead_a_folder(file: Path) -> None:
     file.mkdir()
 
 
+def _instead_a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _instead_itself(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "one bit": (_in_place, "was changed", "已被修改"),
     "one byte more": (lambda file: file.write_bytes(file.read_bytes() + b"\n"), "was changed", "已被修改"),
@@ -177,6 +188,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "empty": (lambda file: file.write_bytes(b""), "was changed", "已被修改"),
     "missing": (Path.unlink, "is missing", "缺失"),
     "a folder": (_instead_a_folder, "is missing", "缺失"),
+    "a pipe": (_instead_a_pipe, "cannot be read: it is no regular file", "无法读取"),
+    "a link to itself": (_instead_itself, "cannot be read: Too many levels", "无法读取"),
 }
 
 
@@ -188,11 +201,15 @@ async def test_what_was_changed_is_found(
 ) -> None:
     """A file of which any byte is another, or that is gone, is named; and nothing is given back."""
     change, english, chinese = damage
-    snapshot.verified(folder)  # control
+    manifest = snapshot.verified(folder)  # control
     change(folder / name)
     with pytest.raises(SnapshotDamaged, match=f"{name} {english}") as found:
         snapshot.verified(folder)
     assert name in found.value.detail and chinese in found.value.detail
+    if "cannot be read" in english:
+        (tmp_path / "copy").mkdir()
+        with pytest.raises(SnapshotDamaged, match=english):  # where the fault came after the first look
+            snapshot.copy(folder, tmp_path / "copy", manifest)
     with pytest.raises(SnapshotDamaged):
         snapshot.give_back(folder, tmp_path / "given")
     assert not (tmp_path / "given").exists()
@@ -207,7 +224,10 @@ def _renamed(name: str) -> Callable[[dict[str, Any]], object]:
 
 
 BAD_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
-    **{f"file {name!r}": _renamed(name) for name in ("../li_preference.json", "/etc/passwd", "a/b", "", ".", "..")},
+    **{
+        f"file {name!r}": _renamed(name)
+        for name in ("../li_preference.json", "/etc/passwd", "a/b", "", ".", "..", "\x1b[2J")
+    },
     **{f"character {name!r}": _changed(character=name) for name in ("mei", "../li", "/etc/li", "", None)},
     "another format": _changed(format="trl"),
     "no files": lambda said: said.pop("files"),
@@ -235,6 +255,25 @@ async def test_a_manifest_that_is_none_is_refused(
         snapshot.give_back(folder, tmp_path / "deep" / "given")
     assert "快照已损坏" in refused.value.detail
     assert _tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["Li", "li:", "l" * 41, "\x1b[2J", "\udcff"])
+@pytest.mark.sqlite_only
+async def test_the_manifest_of_no_character_is_refused(folder: Path, name: str) -> None:
+    """A name that no character can have is refused where the file is called the same, and is not repeated as it is."""
+    file = folder / "li.sharegpt.manifest.json"
+    said = json.loads(file.read_bytes()) | {"character": name}
+    file.rename(folder / f"{name}.sharegpt{ENDING}").write_text(json.dumps(said))
+    with pytest.raises(SnapshotDamaged) as refused:
+        snapshot.verified(folder)
+    assert refused.value.detail.isprintable()
+
+
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Nobody may ever write to it."""
+    os.mkfifo(tmp_path / f"li.sharegpt{ENDING}")
+    with pytest.raises(SnapshotDamaged, match="cannot be read: it is no regular file"):
+        snapshot.verified(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"5", b'"{}"', b"{}", b"\xff\xfe"])
