@@ -17,7 +17,7 @@ from prefanno.annotation.export import export
 from prefanno.annotation.imports import Options, Place, Report, Source
 from prefanno.db import annotations, characters
 from prefanno.db.engine import Database
-from prefanno.errors import ImportStopped
+from prefanno.errors import ImportStopped, printable
 from prefanno.rows import reader, writer
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
@@ -97,7 +97,7 @@ def _collect_seldom() -> None:
 
 
 def _at(place: Place) -> str:
-    return f"{place.file}, line {place.line}"
+    return f"{printable(str(place.file))}, line {place.line}"
 
 
 @contextmanager

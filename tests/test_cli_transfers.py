@@ -58,6 +58,13 @@ def test_import_and_export_count_their_rows(settings: Settings, tmp_path: Path) 
     assert _exported(settings, tmp_path / "elsewhere")[files[0].name] == files[0].read_bytes()
 
 
+def test_the_name_of_a_file_leaves_the_terminal_as_it_is(settings: Settings, tmp_path: Path) -> None:
+    """Signs that a terminal would obey, or that cannot be encoded, are not repeated beside a bad row."""
+    file = _file(tmp_path, "\x1b[31m\udcff.json", {})
+    done = _run(settings, "import", file)
+    assert done.returncode == 1 and f"{tmp_path}/\ufffd[31m\ufffd.json, line 2: " in done.stderr
+
+
 @pytest.mark.parametrize("form", [form for form, can in CAN.items() if can["export"]])
 def test_each_format_goes_out_and_comes_back(settings: Settings, tmp_path: Path, form: str) -> None:
     """The files of each format have a manifest that fits; read again, nothing in them is new."""
