@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ from prefanno.training.log import Line, RunLog
 TICK_S = 0.1
 BURST = 500  # lines told in one step of the loop
 STARTED = "started"  # the file in a run's folder that says when: another database has other runs of the same numbers
+SECRETS = ("PREFANNO_DATABASE_URL", "PGPASSWORD")  # a run prints what it likes to a log that the API shows
 KEEPER_START_S = 10.0  # a keeper that has not written run.json by then never started
 
 log = logging.getLogger(__name__)
@@ -151,6 +153,7 @@ class Supervisor:
                     str(train_script(self._settings)),
                 ),
                 cwd=folder,
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -129,6 +129,21 @@ async def test_the_run_gets_its_configuration_and_its_own_copy_of_the_data(
     assert "simpo" in (folder / "train.log").read_text()
 
 
+async def test_a_run_does_not_know_the_databases_password(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that prints its environment puts no password into the log; what else was set is there."""
+    monkeypatch.setenv("PREFANNO_DATABASE_URL", "postgresql://you:hush@db.example/prefanno")
+    monkeypatch.setenv("PGPASSWORD", "hush")
+    monkeypatch.setenv("SOMETHING", "else")
+    async with _supervising(settings, database, "env") as training:
+        await training.start(_config(), *NOTHING)
+        await training.wait()
+        printed = [line.message for line in training.log.lines]
+    assert "SOMETHING=else" in printed
+    assert [line for line in printed if "hush" in line or line.startswith(("PREFANNO_DATABASE_URL", "PGPASS"))] == []
+
+
 async def test_followers_get_every_line_once_between_the_changes_of_state(
     settings: Settings, database: Database
 ) -> None:
