@@ -5,6 +5,7 @@ misspelt setting that is silently ignored costs an evening.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ DEV_ORIGINS = tuple(f"http://{host}:{port}" for host in ("localhost", "127.0.0.1
 DEMO = "demo"
 MAX_PORT = 65535
 HERE = Path()
+UNENCODED = re.compile(r"(@|%(?![0-9A-Fa-f]{2})).*@")  # before the host: a password as it is
 
 
 def _setting(default: Any, text: str, *, secret: bool = False) -> Any:
@@ -135,7 +137,8 @@ def _check_database_url(url: str) -> None:
         return
     try:
         parts = urlsplit(url)
-        whole = bool(parts.path.strip("/")) and ("@" in parts.netloc or "@" not in url) and parts.port != 0
+        encoded = ("@" in parts.netloc or "@" not in url) and not UNENCODED.search(parts.netloc)
+        whole = encoded and bool(parts.path.strip("/")) and parts.port != 0
     except ValueError:
         whole = False
     if not whole or parts.scheme not in ("postgresql", "postgres"):

@@ -140,6 +140,9 @@ def test_every_setting_is_described() -> None:
         "postgresql://you:12/hush@host/name",
         "postgresql://you:12?hush@host/name",
         "postgresql://you:hush@host:port/name",
+        "postgresql://you:hu@sh@host/name",
+        "postgresql://you:hu%sh@host/name",
+        "postgresql://you:hush%@host/name",
         "hush",
     ],
 )
