@@ -60,7 +60,10 @@ async def read_files(settings: Settings, form: str, files: Sequence[Path], slug:
     _tell_near(report, options)
     stored = "would be added" if options.dry_run else "annotations added"
     click.echo(f"{report.added} {stored}, {report.duplicates} were there already, or twice in the files")
-    return options.skip_bad or not report.bad
+    whole = options.skip_bad or not report.bad
+    if not whole:
+        click.echo("nothing is stored because of the bad rows; --skip-bad stores the others", err=True)
+    return whole
 
 
 def _say(folder: Path, manifest: Manifest) -> None:

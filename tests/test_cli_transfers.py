@@ -16,6 +16,7 @@ from tests.test_cli import GOOD, PAIR, PROGRAM, Done, _add, _environment, _refus
 CAN = formats()
 TALK = {"conversations": [*PAIR["conversations"], PAIR["chosen"]]}
 GONE = "{} annotations added, {} were there already, or twice in the files\n"
+REFUSED = "nothing is stored because of the bad rows; --skip-bad stores the others"
 WOULD = "{} would be added, {} were there already, or twice in the files\n"
 
 
@@ -144,8 +145,9 @@ def test_a_bad_row_is_named_in_one_line(settings: Settings, tmp_path: Path, bad:
     file = _file(tmp_path, "rows.json", PAIR, bad)
     done = _run(settings, "import", file)
     assert (done.returncode, done.stdout) == (1, GONE.format(0, 0))
-    (line,) = done.stderr.splitlines()
+    line, last = done.stderr.splitlines()
     assert line.startswith(f"{file}, line 3: ") and reason in line
+    assert last == REFUSED
     assert _add(settings, PAIR).stdout == GONE.format(1, 0)
 
 
@@ -161,7 +163,7 @@ def test_every_bad_row_of_every_file_is_named(settings: Settings, tmp_path: Path
     assert "--format" not in done.stderr
     skipping = _run(settings, "import", "--skip-bad", one, two)
     assert (skipping.returncode, skipping.stdout) == (0, GONE.format(3, 0))
-    assert skipping.stderr == done.stderr
+    assert skipping.stderr == done.stderr.removesuffix(f"{REFUSED}\n") != done.stderr
     assert _said(settings, tmp_path / "out") == ["1", "2", "3"]
 
 
@@ -175,13 +177,14 @@ def test_a_file_of_another_format_asks_about_it(settings: Settings, tmp_path: Pa
 
 
 def test_a_dry_run_stores_nothing(settings: Settings, tmp_path: Path) -> None:
-    """It says what would be added, ends with 1 where a row is bad, and the database stays as it was."""
+    """It says what would be added, exit code 1 and nothing where a row is bad, and the database stays as it was."""
     good, bad = _file(tmp_path, "good.json", _pair("1"), _pair("1")), _file(tmp_path, "bad.json", _pair("2"), 5)
     done = _run(settings, "import", "--dry-run", good)
     assert (done.returncode, done.stdout, done.stderr) == (0, WOULD.format(1, 1), "")
     done = _run(settings, "import", "--dry-run", good, bad)
-    assert (done.returncode, done.stdout) == (1, WOULD.format(2, 1)) and f"{bad}, line 3: " in done.stderr
-    assert _run(settings, "import", "--dry-run", "--skip-bad", bad).returncode == 0
+    assert (done.returncode, done.stdout) == (1, WOULD.format(0, 1)) and f"{bad}, line 3: " in done.stderr
+    done = _run(settings, "import", "--dry-run", "--skip-bad", good, bad)
+    assert (done.returncode, done.stdout) == (0, WOULD.format(2, 1))
     assert _said(settings, tmp_path / "out") == []
 
 

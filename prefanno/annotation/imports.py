@@ -63,7 +63,7 @@ class Options:
 
 @dataclass
 class Report:
-    """What an import found, and how many rows it added, or would add in a dry run.
+    """What an import found, and how many rows it added, or would add in a dry run: none beside bad ones.
 
     `duplicates` were there already, or earlier in the files, word for word; `near` but for case, punctuation and white
     space. `good` rows could be read, whatever became of them. Of bad rows and near duplicates the first `LISTED` are
@@ -104,9 +104,11 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
         await asyncio.to_thread(survey.look_at, batch)
         tell(len(batch))
     report, wanted = survey.report, survey.marks.count(1)
+    if report.bad and not options.skip_bad:
+        return report
     if options.dry_run:
         report.added = wanted
-    elif wanted and (options.skip_bad or not report.bad):
+    elif wanted:
         report.added = await database.write(lambda session: _store(session, source, survey, tell))
     return report
 

@@ -82,7 +82,9 @@ async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
         source = Source(reads, [file], character.slug, persona.of(character, loop.settings))
         report = await imports.load(loop.database, source, options, tell)
     if report.bad and not (options.dry_run or options.skip_bad):
-        raise InvalidInput(_bad_lines(report), f"文件中有 {report.bad} 行有错误，未导入任何内容")
+        raise InvalidInput(
+            _bad_lines(report), f"文件中有 {report.bad} 行有错误，未导入任何内容；加 skip_bad=true 可只导入其余行"
+        )
     return done(_message(report, options), _view(report, options))
 
 

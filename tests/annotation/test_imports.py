@@ -148,16 +148,21 @@ async def test_a_dry_run_says_what_would_be(database: Database, tmp_path: Path, 
     assert len(await rows(database)) == 1 + said.added
 
 
-async def test_a_dry_run_looks_past_bad_rows(database: Database, tmp_path: Path) -> None:
-    """It says how many of the good rows would be added if the bad ones were skipped."""
-    report = await load(database, lined(tmp_path, BAD, entry("1")), options=Options(dry_run=True))
-    assert (report.added, report.bad) == (1, 1)
+async def test_a_dry_run_with_bad_rows_adds_what_the_import_would(database: Database, tmp_path: Path) -> None:
+    """Nothing, unless the bad rows are skipped."""
+    file = lined(tmp_path, BAD, entry("1"))
+    for skip_bad in (False, True):
+        said = await load(database, file, options=Options(dry_run=True, skip_bad=skip_bad))
+        assert (said.added, said.bad) == (int(skip_bad), 1)
+        assert (await load(database, file, options=Options(skip_bad=skip_bad))).added == said.added
 
 
 async def test_what_is_named_is_bounded_and_what_is_counted_is_not(database: Database, tmp_path: Path) -> None:
     """Of thousands of bad rows and near duplicates the first thousand are named, and all are counted."""
     near = [entry("hi" + "!" * number) for number in range(LISTED + 6)]
-    report = await load(database, lined(tmp_path, *[BAD] * (LISTED + 5), *near), options=Options(dry_run=True))
+    report = await load(
+        database, lined(tmp_path, *[BAD] * (LISTED + 5), *near), options=Options(dry_run=True, skip_bad=True)
+    )
     assert (report.bad, report.near, report.added) == (LISTED + 5, LISTED + 5, LISTED + 6)
     assert [place.line for place, _ in report.bad_rows] == list(range(2, LISTED + 2))
     assert [place.line for place in report.near_rows] == list(range(LISTED + 8, 2 * LISTED + 8))
