@@ -49,12 +49,17 @@ class PrefannoError(Exception):
 
 
 class InvalidInput(PrefannoError):
-    """Input that cannot be accepted; `fields` maps each field to what is wrong with it, `summary` stands for many."""
+    """Input that cannot be accepted; `fields` maps each field to what is wrong with it, `summary` stands for many.
 
-    def __init__(self, fields: Mapping[str, Sequence[str]], summary: str | None = None) -> None:
+    Clients of the API make most of them, so the fields' texts are Chinese; `english` is for what a command can meet.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Sequence[str]], summary: str | None = None, english: str | None = None
+    ) -> None:
         self.fields = {name: list(texts) for name, texts in fields.items()}
         faults = summary or "；".join(f"{name}：{'，'.join(texts)}" for name, texts in self.fields.items())
-        super().__init__(f"bad input: {faults}", f"请求参数错误：{faults}")
+        super().__init__(f"bad input: {english or faults}", f"请求参数错误：{faults}")
 
 
 class NotFound(PrefannoError):

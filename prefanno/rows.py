@@ -116,5 +116,9 @@ def _load(name: str, direction: str, function: str) -> Any:
     installed = _installed()
     if name in installed and hasattr(module := installed[name].load(), function):
         return module
-    able = "、".join(form for form, can in formats().items() if can[direction])
-    raise InvalidInput({"format": [f"没有可{'导出' if direction == 'export' else '导入'}的 {name} 格式，可用：{able}"]})
+    able = [form for form, can in formats().items() if can[direction]]
+    verb = "导出" if direction == "export" else "导入"
+    raise InvalidInput(
+        {"format": [f"没有可{verb}的 {name} 格式，可用：{'、'.join(able)}"]},
+        english=f"there is no format {name} to {direction}; there are: {', '.join(able)}",
+    )

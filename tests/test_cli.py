@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def _refusal(done: Done) -> str:
     assert done.returncode == 1, done
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "Traceback" not in line
+    assert "Traceback" not in line and not re.search("[\u3000-\u9fff\uff00-\uffef]", line), "English"
     return line
 
 

@@ -18,8 +18,10 @@ async def get(session: AsyncSession, slug: str | None) -> Character:
         return (await session.scalars(CURRENT)).one()
     found = await session.get(Character, slug)
     if found is None:
+        slugs = [one.slug for one in await everyone(session)]
         raise InvalidInput(
-            {"character": [f"没有角色 {slug}，可用：{'、'.join(one.slug for one in await everyone(session))}"]}
+            {"character": [f"没有角色 {slug}，可用：{'、'.join(slugs)}"]},
+            english=f"there is no character {slug}; there are: {', '.join(slugs)}",
         )
     return found
 
