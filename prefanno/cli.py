@@ -10,7 +10,7 @@ import click
 
 from prefanno import __version__, home, settings
 from prefanno.db import backup, file, upgrade
-from prefanno.errors import InvalidSetting, PrefannoError
+from prefanno.errors import DatabaseUnavailable, InvalidSetting, PrefannoError
 
 
 def main() -> None:
@@ -23,7 +23,8 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except (PrefannoError, ValueError, OSError) as error:
-        sys.exit("prefanno: " + " ".join(str(error).split()))
+        said = error.strerror if isinstance(error, OSError) and not error.filename else None
+        sys.exit("prefanno: " + " ".join((said or str(error)).split()))
 
 
 @click.group(epilog="Settings: " + "; ".join(f"{name} ({text})" for name, _, text in settings.describe()))
@@ -59,7 +60,7 @@ def export_command(form: str | None, to: Path | None, character: str | None, run
             "--run gives the files as they were exported: it goes with neither --format nor --character"
         )
     if upgrade.revision(current.database) != file.HEAD:
-        raise click.ClickException(f"no up-to-date database at {current.database}; run `prefanno db upgrade` first")
+        raise DatabaseUnavailable(f"no up-to-date database at {current.database}; run `prefanno db upgrade` first")
     if run is not None and to is not None:
         asyncio.run(transfers.give_back(current, run, to))
     else:

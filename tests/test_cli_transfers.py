@@ -94,9 +94,8 @@ def test_what_a_format_cannot_hold_is_said(settings: Settings, tmp_path: Path) -
 
 def test_export_needs_a_database(unmade: Settings) -> None:
     """Without a database, `export` says how to get one, and makes nothing."""
-    done = _run(unmade, "export")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert f"no up-to-date database at {unmade.database}; run `prefanno db upgrade` first" in done.stderr
+    line = _refusal(_run(unmade, "export"))
+    assert line == f"prefanno: no up-to-date database at {unmade.database}; run `prefanno db upgrade` first"
     assert not unmade.home.exists()
 
 
@@ -122,11 +121,18 @@ def test_an_unknown_character_is_refused_by_name(settings: Settings, tmp_path: P
 
 
 def test_an_export_that_cannot_be_written_is_one_line(settings: Settings, tmp_path: Path) -> None:
-    """A folder that cannot be made is named with its reason."""
+    """A folder that cannot be made or written to is named with its reason, and so is what lies in a file's place."""
     _run(settings, "db", "upgrade")
     (tmp_path / "file").write_text("in the way")
-    line = _refusal(_run(settings, "export", "--to", str(tmp_path / "file" / "below")))
-    assert str(tmp_path / "file") in line
+    (tmp_path / "out" / "li_unpaired.json").mkdir(parents=True)
+    for folder, reason in (
+        (tmp_path / "file" / "below", "Not a directory"),
+        (tmp_path / "out", "li_unpaired.json is a folder"),
+        (Path("/sys"), ""),  # not even root can write there
+    ):
+        line = _refusal(_run(settings, "export", "--to", str(folder)))
+        assert line.startswith(f"prefanno: cannot write to {folder}: {reason}") and ".export-" not in line
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["li_unpaired.json"]
 
 
 @pytest.mark.parametrize(

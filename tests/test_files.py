@@ -106,16 +106,41 @@ def test_place_moves_all_and_replaces_what_is_there(tmp_path: Path) -> None:
     assert found == {"a": "a", "manifest": "manifest", "other": "before", "z": "z"}
 
 
-@pytest.mark.parametrize(("obstacle", "moved"), [("a", []), ("z", ["a"]), ("manifest", ["a", "z"])])
-def test_the_last_is_moved_last(tmp_path: Path, obstacle: str, moved: list[str]) -> None:
-    """Where a file cannot take its place, those after it do not either, and the last one is after all others."""
-    (tmp_path / obstacle / "in the way").mkdir(parents=True)
+@pytest.mark.parametrize("obstacle", ["a", "z", "manifest"])
+def test_one_that_cannot_be_placed_keeps_all_back(tmp_path: Path, obstacle: str) -> None:
+    """A folder in a file's place is named, and none of the new files is there."""
+    (tmp_path / obstacle).mkdir()
     with files.staging(tmp_path) as stage:
         for name in ("manifest", "a", "z"):
             files.write(stage / name, b"")
-        with pytest.raises(OSError, match=obstacle):
+        with pytest.raises(OSError, match=f"cannot write to {tmp_path}: {obstacle} is a folder"):
             files.place(stage, tmp_path, last="manifest")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*moved, obstacle])
+    assert [path.name for path in tmp_path.iterdir()] == [obstacle]
+
+
+def test_the_last_is_moved_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file takes its place before the last one does."""
+    moved: list[str] = []
+    replace = Path.replace
+
+    def noting(path: Path, target: Path) -> Path:
+        moved.append(target.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", noting)
+    with files.staging(tmp_path) as stage:
+        for name in ("manifest", "a", "z"):
+            files.write(stage / name, b"")
+        files.place(stage, tmp_path, last="manifest")
+    assert moved == ["a", "z", "manifest"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    """It is named itself, not the stage in it, of which nobody knows; the kind of the error stays."""
+    (tmp_path / "file").write_text("in the way")
+    below = tmp_path / "file" / "below"
+    with pytest.raises(NotADirectoryError, match=f"cannot write to {below}: "), files.staging(below):
+        pass
 
 
 def test_write_makes_new_files_only(tmp_path: Path) -> None:
