@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, also when the process is killed while it writes them. Blocks."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -14,13 +15,16 @@ STAGE = ".export-"  # begins the name of a folder in which files are being writt
 @contextlib.contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A folder inside `folder` for files that `place` then moves out; gone after the block, whatever happens."""
-    folder.mkdir(parents=True, exist_ok=True)
     stage = folder / f"{STAGE}{secrets.token_hex(4)}"
     with contextlib.ExitStack() as lock:
-        with locked(folder):  # nobody shall take the new folder for one that was left
-            _clear(folder)
-            stage.mkdir()
-            lock.enter_context(locked(stage))  # that says that somebody still writes here
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder):  # nobody shall take the new folder for one that was left
+                _clear(folder)
+                stage.mkdir()
+                lock.enter_context(locked(stage))  # that says that somebody still writes here
+        except OSError as error:  # it names the stage, of which nobody knows
+            raise OSError(error.errno, f"cannot write to {folder}: {error.strerror}") from error
         try:
             yield stage
         finally:
@@ -31,6 +35,8 @@ def place(stage: Path, folder: Path, last: str) -> None:
     """Move all files of the stage into the folder, `last` after the others; their bytes are on the disk before."""
     names = sorted(path.name for path in stage.iterdir() if path.name != last)
     for name in [*names, last]:
+        if (folder / name).is_dir():  # else those before it would be new, and the others old
+            raise OSError(errno.EISDIR, f"cannot write to {folder}: {name} is a folder")
         sync(stage / name)
     for name in [*names, last]:
         (stage / name).replace(folder / name)
