@@ -7,12 +7,13 @@ No row is held in between, so the size of a file costs a byte for each row, and 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,6 +27,8 @@ from prefanno.db.engine import Database
 from prefanno.db.models import Step
 from prefanno.errors import ImportStopped
 from prefanno.rows import Fault, Reads, Row
+
+T = TypeVar("T")
 
 ALIVE = select(1)  # between rows of which none is added: PostgreSQL ends a transaction that asks nothing for long
 LISTED = 1000  # rows that a report names one by one; it counts all
@@ -100,9 +103,10 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
     survey = _Survey(options)
     async with database.read() as session:
         await survey.known.add_all(session, source.character, tell)
-    async for batch in _batches(source):
-        await asyncio.to_thread(survey.look_at, batch)
-        tell(len(batch))
+    with _closing(_found(source)) as found:
+        while batch := await asyncio.to_thread(lambda: list(islice(found, PART))):
+            await asyncio.to_thread(survey.look_at, batch)
+            tell(len(batch))
     report, wanted = survey.report, survey.marks.count(1)
     if report.bad and not options.skip_bad:
         return report
@@ -175,27 +179,29 @@ async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: T
     """Add the wanted rows, but for those that came back or changed to be there since; return how many."""
     late = _Known(survey.known.last)
     await late.add_all(session, source.character, tell)
-    step, added, rows = Step(character=source.character, kind="import"), 0, _again(source, survey)
-    while part := list(islice(rows, PART)):
-        wanted = [found for found in part if found]
-        new = [to_annotation(source.character, row) for exact, row in wanted if exact not in late.exact]
-        if new:
-            await history.extend(session, step, new)
-        else:
-            await session.execute(ALIVE)
-        added += len(new)
-        tell(len(part))
+    step, added = Step(character=source.character, kind="import"), 0
+    with _closing(_found(source)) as found:
+        rows = _again(found, survey)
+        while part := list(islice(rows, PART)):
+            wanted = [marked for marked in part if marked]
+            new = [to_annotation(source.character, row) for exact, row in wanted if exact not in late.exact]
+            if new:
+                await history.extend(session, step, new)
+            else:
+                await session.execute(ALIVE)
+            added += len(new)
+            tell(len(part))
     survey.report.duplicates += survey.marks.count(1) - added
     return added
 
 
-def _again(source: Source, survey: _Survey) -> Iterator[tuple[bytes, Row] | None]:
+def _again(found: Iterator[tuple[Place, Row | Fault]], survey: _Survey) -> Iterator[tuple[bytes, Row] | None]:
     """Each row once more: with its digest where the survey marked it, else None.
 
     Raises ImportStopped where the marked ones say something else now.
     """
     marks, said = iter(survey.marks), blake2b()
-    for _, row in _found(source):
+    for _, row in found:
         if not next(marks, 1):
             yield None
             continue
@@ -211,13 +217,17 @@ def _again(source: Source, survey: _Survey) -> Iterator[tuple[bytes, Row] | None
         )
 
 
-async def _batches(source: Source) -> AsyncIterator[Sequence[tuple[Place, Row | Fault]]]:
-    found = _found(source)
-    while batch := await asyncio.to_thread(lambda: list(islice(found, PART))):
-        yield batch
+@contextlib.contextmanager
+def _closing(found: Generator[T, None, None]) -> Iterator[Iterator[T]]:
+    """The file that is read, and the process that reads it, are let go of at once, whatever a traceback holds."""
+    try:
+        yield found
+    finally:
+        with contextlib.suppress(ValueError):  # a thread is in it, of a task that was cancelled: it lets go then
+            found.close()
 
 
-def _found(source: Source) -> Iterator[tuple[Place, Row | Fault]]:
+def _found(source: Source) -> Generator[tuple[Place, Row | Fault], None, None]:
     """Every row of the files; one that cannot be stored is a fault."""
     for file in source.files:
         line = 0

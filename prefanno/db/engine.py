@@ -140,6 +140,7 @@ class Database:
                 ending = ending or asked is None
             group, waiting = waiting[:GROUP], waiting[GROUP:]
             await self._write_group([request for request in group if not request.answer.cancelled()])
+            asked, group = None, []  # and what the requests hold: the next may be long in coming
         await self._write_engine.dispose()
 
     async def _write_group(self, group: Sequence[_Request]) -> None:

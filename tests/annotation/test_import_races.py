@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import settings as examples
@@ -22,7 +23,7 @@ from prefanno.db import upgrade
 from prefanno.db.engine import Database, Work
 from prefanno.db.models import Step
 from prefanno.errors import ImportStopped
-from prefanno.rows import Found, Reads, Row
+from prefanno.rows import Found, Reads, Row, reader, writer
 from tests import postgres
 from tests.annotation.importing import READS, entry, lined, load, written
 from tests.annotation.model import contexts, modes, thoughts, words
@@ -53,6 +54,32 @@ async def test_a_stopped_import_stores_nothing(database: Database, tmp_path: Pat
         await load(database, file, tell=stop)
     await _untouched(database)
     assert await load(database, file) == Report(added=MANY)
+
+
+@pytest.mark.parametrize("told", [1, 4])
+@pytest.mark.parametrize("form", ["csv", "trl-parquet"])
+async def test_a_stopped_import_lets_go_of_its_file(database: Database, tmp_path: Path, form: str, told: int) -> None:
+    """Neither the file nor the process that reads parquet stays open, in either reading, while the error is known."""
+    with writer(form).writing(tmp_path, "li") as writing:
+        writing.write([replace(SINGLE, human_input=str(number)) for number in range(MANY)])
+    (file,) = [tmp_path / name for name, count in writing.counts.items() if count]
+    times, held = iter(range(1, 7)), []
+
+    def stop(_rows: int) -> None:
+        held.append(_held(file))
+        if next(times) == told:
+            raise ImportStopped
+
+    with pytest.raises(ImportStopped) as stopped:
+        await imports.load(database, Source(reader(form), [file], "li", "unused"), Options(), stop)
+    assert held[-1]  # control: it was open
+    assert not _held(file) and stopped.tb is not None
+
+
+def _held(file: Path) -> bool:
+    """Whether this process, or a child of it, has the file open."""
+    processes = [psutil.Process(), *psutil.Process().children()]
+    return any(str(file) == opened.path for process in processes for opened in process.open_files())
 
 
 @pytest.mark.postgresql_only

@@ -1,8 +1,12 @@
 """The one writer and its many readers, on real databases."""
 
 import asyncio
+import gc
 import sqlite3
+import weakref
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
@@ -31,6 +35,11 @@ async def _add(session: AsyncSession) -> int:
     return run.id
 
 
+async def _hold(session: AsyncSession, held: Run) -> None:
+    assert held
+    await _fail(session)
+
+
 async def _fail(session: AsyncSession) -> None:
     """A run more, and then a fault."""
     await _add(session)
@@ -40,6 +49,22 @@ async def _fail(session: AsyncSession) -> None:
 async def _count(database: Database) -> int:
     async with database.read() as session:
         return (await session.execute(select(func.count()).select_from(Run))).scalar_one()
+
+
+async def test_what_a_request_holds_is_let_go_of(database: Database) -> None:
+    """Once it is answered, not only when the next one comes; also where it failed."""
+
+    async def ask() -> weakref.ref[Any]:
+        held = Run()
+        with pytest.raises(ValueError, match="own"):
+            await database.write(partial(_hold, held=held))
+        return weakref.ref(held)
+
+    gone = await ask()
+    async with asyncio.timeout(WAIT_S):
+        while gone() is not None:
+            gc.collect()  # what is in a cycle is no matter here
+            await asyncio.sleep(0.01)
 
 
 async def test_no_read_modify_write_is_lost(database: Database) -> None:
