@@ -9,7 +9,7 @@ from aiohttp import WSCloseCode, web
 
 from prefanno.db.engine import Database
 from prefanno.generation.engine import Engine
-from prefanno.keys import LOOP, SOCKETS
+from prefanno.keys import CLOSING, LOOP, SOCKETS
 from prefanno.loop import Loop
 from prefanno.settings import Settings
 from prefanno.training.supervisor import Supervisor
@@ -23,7 +23,7 @@ CLOSE_S = 2.0  # for a client that never reads; it is cut off
 def create_app(settings: Settings) -> web.Application:
     """The server, for a home that is owned and whose database has the newest schema."""
     app = web.Application(middlewares=[one_error_shape, walls(settings)], client_max_size=MAX_BYTES)
-    app[SOCKETS] = {}
+    app[CLOSING], app[SOCKETS] = asyncio.Event(), {}
 
     async def stations(app: web.Application) -> AsyncIterator[None]:
         async with opened(settings) as loop:
@@ -51,7 +51,8 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
 
 
 async def _let_go(app: web.Application) -> None:
-    """An open WebSocket or a long generation would keep the server alive after it was told to end."""
+    """An open WebSocket, a long generation or an import would keep the server alive after it was told to end."""
+    app[CLOSING].set()
     await app[LOOP].engine.unload()
     sockets = app[SOCKETS]
     closing = [asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), CLOSE_S) for socket in sockets]

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSCloseCode, WSMsgType
@@ -11,12 +12,14 @@ from prefanno import app
 from prefanno.db import upgrade
 from prefanno.db.engine import Database
 from prefanno.errors import DatabaseUnavailable
+from prefanno.files import STAGE
 from prefanno.generation.engine import Engine
-from prefanno.keys import SOCKETS
+from prefanno.keys import LOOP, SOCKETS
 from prefanno.settings import Settings
 from prefanno.training.supervisor import Supervisor
 from tests.conftest import Client
-from tests.web.conftest import never_reading, until
+from tests.web.conftest import counts, never_reading, refused, until
+from tests.web.transferring import posted, table
 
 LOGS = "/ws/train/logs"
 QUICK_S = 10
@@ -48,6 +51,24 @@ async def test_open_sockets_do_not_keep_the_server(client: Client) -> None:
         assert not client.app[SOCKETS]
         for socket in idle:
             await socket.close()
+
+
+async def test_an_import_does_not_keep_the_server(client: Client) -> None:
+    """A shutdown stops an import that is sent or stored, whose client is told so, and nothing is stored."""
+    many = table(*((str(number), "Ho", "No") for number in range(20_000)))
+    endless = client.post("/api/import", params={"format": "csv"}, data=_slowly(many))
+    imports = [asyncio.create_task(asking) for asking in (endless, posted(client, many))]
+    await until(lambda: len(list(client.app[LOOP].settings.data.glob(f"{STAGE}*/import"))) == 2)
+    await client.app.shutdown()
+    for answer in await asyncio.gather(*imports):
+        await refused(answer, 503, "导入已停止，未保存任何内容")
+    assert await counts(client) == (0, 0)
+
+
+async def _slowly(body: bytes) -> AsyncIterator[bytes]:
+    while True:
+        yield body
+        await asyncio.sleep(0.1)
 
 
 async def _until_closed(socket: ClientWebSocketResponse[bool]) -> int | None:

@@ -16,7 +16,7 @@ from prefanno.annotation.export import export as export_files
 from prefanno.annotation.imports import Options, Report, Source
 from prefanno.db import characters
 from prefanno.errors import ImportStopped, InvalidInput
-from prefanno.keys import LOOP
+from prefanno.keys import CLOSING, LOOP
 from prefanno.rows import formats, reader
 from prefanno.training.supervisor import trained_on
 from prefanno.web import transfer_answers as answers
@@ -73,12 +73,13 @@ async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
         character = await characters.get(session, query["character"])
 
     def tell(_rows: int) -> None:
-        if request.transport is None or request.transport.is_closing():
+        gone = request.transport is None or request.transport.is_closing()
+        if gone or request.app[CLOSING].is_set():
             raise ImportStopped
 
     options = Options(**{name: query[name] for name in ("dry_run", "skip_bad", "skip_near")})
     with files.staging(loop.settings.data) as stage:
-        file = await _received(request, stage / "import")
+        file = await _received(request, stage / "import", tell)
         source = Source(reads, [file], character.slug, persona.of(character, loop.settings))
         report = await imports.load(loop.database, source, options, tell)
     if report.bad and not (options.dry_run or options.skip_bad):
@@ -88,12 +89,13 @@ async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
     return done(_message(report, options), _view(report, options))
 
 
-async def _received(request: web.Request, path: Path) -> Path:
+async def _received(request: web.Request, path: Path, tell: imports.Tell) -> Path:
     """The body, in a file. Raises HTTPRequestEntityTooLarge, ImportStopped, or InvalidInput: empty or broken."""
     size = 0
     try:
         with path.open("xb") as file:
             async for chunk in request.content.iter_any():
+                tell(0)
                 size += len(chunk)
                 if size > LARGEST:
                     raise web.HTTPRequestEntityTooLarge(LARGEST, size)
