@@ -11,8 +11,9 @@ import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
@@ -131,7 +132,7 @@ def _unreadable(path: Path, error: OSError) -> SnapshotDamaged:
     )
 
 
-def _opened(path: Path) -> BinaryIO:
+def _opened(path: Path) -> BufferedReader:
     """A regular file. Raises OSError for anything else, such as a pipe that nobody may ever write to."""
     content = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))  # noqa: SIM115 - the caller's
     if not stat.S_ISREG(os.fstat(content.fileno()).st_mode):

@@ -156,6 +156,11 @@ def test_marks_without_end_are_normalised_piecewise(monkeypatch: pytest.MonkeyPa
     """Sorting a run of marks takes quadratic time, so none that is long reaches it; each mark still counts."""
     whole, normalize = "a" + run * 1000, unicodedata.normalize
     given: list[str] = []
-    monkeypatch.setattr(unicodedata, "normalize", lambda form, text: normalize(form, given.append(text) or text))
+
+    def recorded(form: Any, text: str) -> str:
+        given.append(text)
+        return normalize(form, text)
+
+    monkeypatch.setattr(unicodedata, "normalize", recorded)
     assert normalised(whole) == normalised(whole.upper() + "!") != normalised(whole + "\u0301")
     assert max(len(found) for text in given for found in re.findall(f"[{MARKS}]+", normalize("NFKD", text))) <= 60
