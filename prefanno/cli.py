@@ -10,7 +10,7 @@ import click
 
 from prefanno import __version__, home, settings
 from prefanno.db import backup, file, upgrade
-from prefanno.errors import DatabaseUnavailable, InvalidSetting, PrefannoError
+from prefanno.errors import DatabaseUnavailable, InvalidSetting, PrefannoError, printable
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except (PrefannoError, ValueError, OSError) as error:
         said = error.strerror if isinstance(error, OSError) and not error.filename else None
-        sys.exit("prefanno: " + " ".join((said or str(error)).split()))
+        sys.exit("prefanno: " + printable(" ".join((said or str(error)).split())))
 
 
 @click.group(epilog="Settings: " + "; ".join(f"{name} ({text})" for name, _, text in settings.describe()))

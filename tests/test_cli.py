@@ -103,6 +103,12 @@ def test_an_unknown_setting_is_refused_by_name(settings: Settings, command: tupl
     assert not settings.home.exists()
 
 
+def test_an_error_leaves_the_terminal_as_it_is(settings: Settings) -> None:
+    """Signs that a terminal would obey are not repeated."""
+    line = _refusal(_run(settings, "doctor", **{"PREFANNO_\x1b[2J\u202e": "x"}))
+    assert line.startswith("prefanno: unknown setting PREFANNO_\ufffd[2J\ufffd;")
+
+
 @pytest.mark.parametrize("arguments", [("nonsense",), ("import",), ("import", "/nowhere.json"), ("export", "--colour")])
 def test_wrong_usage_says_what_is_wrong(settings: Settings, arguments: tuple[str, ...]) -> None:
     """An unknown command, option or file ends with click's code 2 and a hint, without a traceback."""
