@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol
 
 import orjson
 
-from prefanno.rows import Fault
+from prefanno.rows import Fault, Line
 
 LONGEST = 3 << 20  # of one entry; the API takes bodies of 1 MiB, so what it stores makes rows of about 2 MiB
 CHUNK = 1 << 16
@@ -94,9 +94,9 @@ def json_array(file: Path) -> Entries:
         try:
             yield from scanner.entries()
         except RecursionError:
-            yield scanner.line, _too_deep()
+            yield scanner.place, _too_deep()
         except Fault as fault:
-            yield scanner.line, Fault(str(fault), fault.detail)  # without the frames that it was raised in
+            yield scanner.place, Fault(str(fault), fault.detail)  # without the frames that it was raised in
 
 
 def json_entries(file: Path) -> Entries:
@@ -156,11 +156,20 @@ def _parsed(text: bytes) -> Any:
 
 
 class _Scanner:
-    """Cuts a JSON list into its entries, with a buffer of about one entry; `line` is where it stands."""
+    """Cuts a JSON list into its entries, with a buffer of about one entry; `line` is where it stands.
+
+    `row` is the number of the entry where its line does not tell which it is.
+    """
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream, self._decoder = stream, json.JSONDecoder()
         self._buffer, self._at, self.line = "", 0, 1
+        self.row: int | None = None
+
+    @property
+    def place(self) -> int:
+        """The line, with the row where that is needed."""
+        return self.line if self.row is None else Line(self.line, self.row)
 
     def entries(self) -> Entries:
         """The entries. Raises Fault or RecursionError where the list is broken."""
@@ -168,9 +177,13 @@ class _Scanner:
             no_list = Fault("the file must hold a JSON list of rows", "文件必须是由各行组成的 JSON 数组")
             raise no_list if is_utf8(mark) else not_utf8()
         self._at += 1
+        number, before = 0, self.line
         mark = self._next()
         while mark != "]":
-            yield self.line, self._entry()  # no name keeps it while the next one is parsed
+            number += 1
+            self.row = None if self.line > before else number
+            yield self.place, self._entry()  # no name keeps it while the next one is parsed
+            before = self.line
             mark = self._next()
             if mark == ",":
                 self._at += 1

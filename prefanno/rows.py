@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 from prefanno.errors import InvalidInput, printable
 from prefanno.prompting import Message
@@ -50,6 +50,18 @@ class Fault(ValueError):
     def __init__(self, english: str, detail: str | None = None) -> None:
         super().__init__(_fit(english))
         self.detail = _fit(detail or english)
+
+
+class Line(int):
+    """A line on which other rows begin, too, so `row`, the number of the row in its file, tells which it is."""
+
+    row: int
+
+    def __new__(cls, line: int, row: int) -> Self:
+        """The line, with the row's number."""
+        made = super().__new__(cls, line)
+        made.row = row
+        return made
 
 
 Found = tuple[int, Row | Fault]  # the line where it stands, from 1; in a format without lines, the row's number

@@ -26,7 +26,7 @@ from prefanno.db.annotations import PART
 from prefanno.db.engine import Database
 from prefanno.db.models import Step
 from prefanno.errors import ImportStopped
-from prefanno.rows import Fault, Reads, Row
+from prefanno.rows import Fault, Line, Reads, Row
 
 T = TypeVar("T")
 
@@ -233,9 +233,17 @@ def _found(source: Source) -> Generator[tuple[Place, Row | Fault], None, None]:
         line = 0
         try:
             for line, row in source.reads.reading(file):
-                yield Place(file, line), row if isinstance(row, Fault) else _checked(row, source.system_prompt)
+                found = row if isinstance(row, Fault) else _checked(row, source.system_prompt)
+                yield Place(file, line), _numbered(found, line) if isinstance(found, Fault) else found
         except ValueError as error:  # of a reader that does not go on after a bad row
             yield Place(file, line + 1), error if isinstance(error, Fault) else Fault(str(error))
+
+
+def _numbered(fault: Fault, line: int) -> Fault:
+    """The fault, with the number of its row where the line does not tell which it is."""
+    if not isinstance(line, Line):
+        return fault
+    return Fault(f"row {line.row}: {fault}", f"第 {line.row} 行数据：{fault.detail}")
 
 
 def _checked(row: Row, system_prompt: str) -> Row | Fault:

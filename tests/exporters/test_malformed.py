@@ -4,13 +4,14 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exporters.spreadsheet import COLUMNS
-from prefanno.rows import Fault, Row
+from prefanno.rows import GROUP, Fault, Row
 from tests.exporters.written import FORMATS, found_in, row, write
 
 Change = Callable[[dict[str, Any]], object]
@@ -191,6 +192,16 @@ def test_a_list_is_read_up_to_where_it_breaks(tmp_path: Path, rest: bytes, line:
     (_, good), (found, fault) = found_in("sharegpt", file)
     assert isinstance(good, Row) and isinstance(fault, Fault)
     assert (found, reason in str(fault)) == (line, True)
+
+
+@pytest.mark.parametrize("form", ["sharegpt", "labelstudio", "argilla"])
+def test_an_entry_that_begins_no_line_has_its_number(tmp_path: Path, form: str) -> None:
+    """Of a list's entries, those that share a line are told apart; one that begins a line is found by that."""
+    file = tmp_path / "rows.json"
+    file.write_text('[1, 2,\n 3, {\n}, 4\n, 5, "')
+    reading = next(entry for entry in entry_points(group=GROUP) if entry.name == form).load().reading
+    places = [(line, getattr(line, "row", None)) for line, _ in reading(file)]
+    assert places == [(1, 1), (1, 2), (2, None), (2, 4), (3, 5), (4, None), (4, 7)]
 
 
 def test_a_bad_row_of_parquet_is_named(tmp_path: Path) -> None:

@@ -250,6 +250,15 @@ async def test_bad_rows_are_named_by_their_line(client: Client) -> None:
 
 
 @shared
+async def test_bad_rows_of_one_line_are_named_by_their_number(standing: Client) -> None:
+    """Where a list's entries share a line, the reason begins with the entry's number."""
+    entries = [{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": said}]} for said in "ab "]
+    refusal = await refused(await posted(standing, json.dumps([*entries, 5]).encode(), "sharegpt"), 400)
+    (reasons,) = refusal["errors"].values()
+    assert [reason.partition("：")[0] for reason in reasons] == ["第 3 行数据", "第 4 行数据"]
+
+
+@shared
 async def test_of_many_bad_rows_the_first_are_named(standing: Client) -> None:
     """A thousand are listed, and how many there are besides."""
     body = table(*[("", "Ho", "No")] * 1003)
