@@ -17,6 +17,7 @@ from prefanno.rows import Fault, Line
 LONGEST = 3 << 20  # of one entry; the API takes bodies of 1 MiB, so what it stores makes rows of about 2 MiB
 CHUNK = 1 << 16
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Windows programs begin a file with it
+PARQUET = b"PAR1"  # a parquet file begins with it
 WHITE = re.compile(r"[ \t\r\n]*")
 
 Entries = Iterator[tuple[int, Any]]  # the line where it begins, and the parsed entry or a Fault
@@ -73,9 +74,15 @@ class JsonArray:
 
 
 def json_lines(file: Path) -> Entries:
-    """The entries of a file of JSON lines; empty lines are passed over."""
+    """The entries of a file of JSON lines; empty lines are passed over. Another format is one fault, not one a line."""
     with file.open("rb") as stream:
-        yield from parsed_lines(stream)
+        start = stream.peek().removeprefix(BYTE_ORDER_MARK).lstrip()
+        if start.startswith(PARQUET):
+            yield 1, looks_like("parquet", "parquet 文件")
+        elif start.startswith(b"["):
+            yield 1, looks_like("a JSON list", "JSON 数组")
+        else:
+            yield from parsed_lines(stream)
 
 
 def parsed_lines(stream: IO[bytes]) -> Entries:
@@ -115,6 +122,11 @@ def too_long() -> Fault:
 def not_utf8() -> Fault:
     """A file in another encoding."""
     return Fault("is not UTF-8; save the file as UTF-8", "不是 UTF-8 编码，请将文件另存为 UTF-8")
+
+
+def looks_like(english: str, chinese: str) -> Fault:
+    """A file of another format."""
+    return Fault(f"this looks like {english}; choose another --format", f"文件看起来是 {chinese}，请选择其他 format")
 
 
 def is_utf8(text: str) -> bool:
@@ -174,6 +186,8 @@ class _Scanner:
     def entries(self) -> Entries:
         """The entries. Raises Fault or RecursionError where the list is broken."""
         if (mark := self._next()) != "[":
+            if self._buffer.startswith(PARQUET.decode(), self._at):
+                raise looks_like("parquet", "parquet 文件")
             no_list = Fault("the file must hold a JSON list of rows", "文件必须是由各行组成的 JSON 数组")
             raise no_list if is_utf8(mark) else not_utf8()
         self._at += 1

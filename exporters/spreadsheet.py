@@ -6,6 +6,7 @@ before it, as OWASP advises against CSV injection, and so does one that begins w
 exactly what writing put there. `context` holds the earlier turns as JSON.
 """
 
+import codecs
 import contextlib
 import csv
 from collections import Counter
@@ -18,7 +19,7 @@ import orjson
 from prefanno.prompting import Message
 from prefanno.rows import Fault, Found, Row
 
-from .containers import LONGEST, is_utf8, not_utf8, too_long
+from .containers import LONGEST, PARQUET, is_utf8, looks_like, not_utf8, too_long
 from .values import Entry, alternating, must_be, shown, without_trace
 
 COLUMNS = (
@@ -34,6 +35,7 @@ COLUMNS = (
     "weight",
 )
 FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
+SAVE = 'save it as "CSV UTF-8 (comma delimited)"', "请另存为“CSV UTF-8（逗号分隔）”"  # as Excel calls it
 CELL = 32_767  # characters that a cell of Excel holds; it cuts off the rest
 
 csv.field_size_limit(LONGEST)  # the module's own limit is 131,072
@@ -76,12 +78,13 @@ def reading(file: Path) -> Iterator[Found]:
         lines = _Lines(stream)
         records = _records(lines)
         try:
+            _begins_as_csv(stream.peek())
             header = _header(next(records, (1, []))[1])
         except Fault as fault:
             yield 1, without_trace(fault)
             return
         for line, record in records:
-            if record:
+            if isinstance(record, Fault) or any(record):
                 yield line, _row_or_fault(header, record)
             del record  # it may be large, and the next one is parsed now
 
@@ -121,24 +124,45 @@ def _records(lines: _Lines) -> Iterator[tuple[int, list[str] | Fault]]:
         except Fault as fault:
             yield line, without_trace(fault)
         except csv.Error as error:
-            yield line, Fault(f"is no CSV: {error}", f"不是有效的 CSV：{error}")
+            yield line, _no_csv(str(error))
 
 
 def _checked(record: list[str]) -> list[str] | Fault:
     return record if is_utf8("".join(record)) else not_utf8()
 
 
+def _no_csv(cause: str) -> Fault:
+    if cause.startswith("new-line character"):
+        english = "has a line end of old Mac programs, a carriage return alone"
+        chinese = "含有旧版 Mac 的换行符（单独的 CR）"
+        return Fault(f"{english}; {SAVE[0]}", f"{chinese}，{SAVE[1]}")
+    return Fault(f"is no CSV: {cause}", f"不是有效的 CSV：{cause}")
+
+
+def _begins_as_csv(start: bytes) -> None:
+    """Raise Fault for what a spreadsheet program may have saved instead, or another format."""
+    if start.startswith(PARQUET):
+        raise looks_like("parquet", "parquet 文件")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise Fault(f"is UTF-16, not UTF-8; {SAVE[0]}", f"是 UTF-16 编码，不是 UTF-8，{SAVE[1]}")
+
+
 def _header(record: list[str] | Fault) -> list[str]:
+    """The names of the columns; spreadsheet programs also write columns without a name, which are empty."""
     if isinstance(record, Fault):
         raise record
-    if unknown := [name for name in record if name not in COLUMNS]:
+    record = [name.strip() for name in record]
+    if len(record) == 1 and (";" in record[0] or "\t" in record[0]):
+        raise Fault(f"the columns must be separated by commas; {SAVE[0]}", f"各列必须用逗号分隔，{SAVE[1]}")
+    if unknown := [name for name in record if name and name not in COLUMNS]:
         known = ", ".join(COLUMNS)
         name = shown(unknown[0])
         raise Fault(f"there is no column {name}; the columns are {known}", f"没有 {name} 列，可用的列：{known}")
     if "human_input" not in record or not {"chosen", "rejected"}.intersection(record):
         needed = "human_input, chosen, rejected"
         raise Fault(f"the first line must name the columns {needed}", f"第一行必须是列名：{needed}")
-    if len(set(record)) < len(record):
+    names = [name for name in record if name]
+    if len(set(names)) < len(names):
         raise Fault("a column is named twice", "列名重复")
     return record
 
@@ -169,7 +193,10 @@ def _row(header: list[str], record: list[str]) -> Row:
     if len(record) != len(header):
         english = f"has {len(record)} cells where the first line names {len(header)}"
         raise Fault(english, f"有 {len(record)} 个单元格，但第一行有 {len(header)} 列")
-    entry = Entry({name: _plain(cell) for name, cell in zip(header, record, strict=True) if cell})
+    cells = {name: _plain(cell) for name, cell in zip(header, record, strict=True) if cell}
+    if "" in cells:
+        raise Fault(f"{shown(cells[''])} stands in a column without a name", f"{shown(cells[''])} 所在的列没有列名")
+    entry = Entry(cells)
     context, human_input = _turns(entry)
     return Row(
         mode=entry.mode("mode") or "single",

@@ -81,13 +81,13 @@ def _read(form: str, entry: Any) -> Row | Fault:
 def test_any_json_is_a_row_or_a_reason(
     tmp_path_factory: pytest.TempPathFactory, form: str, data: st.DataObject
 ) -> None:
-    """Each entry gives one row or fault, on its line; a number that no parser takes may end a list."""
+    """Each entry gives one row or fault, on its line; JSON lines that begin as a list are one fault."""
     entries = data.draw(st.lists(_entries(form), max_size=4))
     file = tmp_path_factory.mktemp("files") / "rows"
     lines = [json.dumps(entry) for entry in entries]
     file.write_text("\n".join(lines) if form != "sharegpt" else f"[{','.join(lines)}]")
     found = [one for _, one in _sound(form, file)]
-    assert len(found) == len(entries)
+    assert len(found) == (1 if form != "sharegpt" and lines and lines[0].startswith("[") else len(entries))
 
 
 @unhurried

@@ -249,6 +249,7 @@ def test_a_bad_record_is_named(tmp_path: Path) -> None:
     records = [(_record(_changed(entry, change)), reason) for change, reason in CSV]
     records += [
         (b'"a"b,c', "is no CSV"),
+        (b"a\rb,c", "has a line end of old Mac programs"),
         (b"a", "has 1 cells"),
         (good.replace(b"Ho", b"\xff"), "is not UTF-8"),
     ]
@@ -265,7 +266,9 @@ def test_a_bad_record_is_named(tmp_path: Path) -> None:
         ("human_input", "the first line must name the columns"),
         ("chosen,rejected", "the first line must name the columns"),
         ("human_input,chosen,Chosen", "there is no column 'Chosen'"),
-        ("human_input;chosen;rejected", "there is no column 'human_input;c"),
+        ("human_input;chosen;rejected", "must be separated by commas"),
+        ("human_input\tchosen\trejected", "must be separated by commas"),
+        ("human_input,chosen,,rejected;", "there is no column 'rejected;'"),
         ("human_input,chosen,chosen", "a column is named twice"),
         ('human_input,"chosen', "is no CSV"),
     ],
@@ -277,6 +280,25 @@ def test_a_bad_first_line_is_named(tmp_path: Path, header: str, reason: str) -> 
     ((line, fault),) = found_in("csv", file)
     assert isinstance(fault, Fault) and reason in str(fault)
     assert line == 1
+
+
+@pytest.mark.parametrize("form", ["sharegpt", "trl", "openai", "csv"])
+def test_a_parquet_file_is_one_fault(tmp_path: Path, form: str) -> None:
+    """It is said what the file looks like, not what is wrong with each of its lines."""
+    file = tmp_path / "rows"
+    file.write_bytes(b"PAR1\n\x15\n\xff\nPAR1")
+    ((line, fault),) = found_in(form, file)
+    assert (line, isinstance(fault, Fault), "looks like parquet" in str(fault)) == (1, True, True)
+
+
+@pytest.mark.parametrize("start", [b"", b"\xef\xbb\xbf\n "])
+@pytest.mark.parametrize("form", ["trl", "openai"])
+def test_a_list_in_place_of_lines_is_one_fault(tmp_path: Path, form: str, start: bytes) -> None:
+    """A JSON list with an entry over many lines is not a bad row for each of these."""
+    file = tmp_path / "rows"
+    file.write_bytes(start + json.dumps([_entry(form, tmp_path / "good")] * 2, indent=2).encode())
+    ((line, fault),) = found_in(form, file)
+    assert (line, isinstance(fault, Fault), "looks like a JSON list" in str(fault)) == (1, True, True)
 
 
 def test_every_readable_format_is_here() -> None:

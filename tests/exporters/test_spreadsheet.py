@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from exporters.spreadsheet import COLUMNS
-from prefanno.rows import Row
+from prefanno.rows import Fault, Row
 from tests.exporters.written import found_in, good, read, row, rows, write
 from tests.properties import unhurried
 
@@ -67,6 +67,34 @@ def test_a_file_of_somebody_elses_is_read(tmp_path: Path, encoding: str, newline
         (f"d{newline}e", 'a "b", c', None),
     ]
     assert {(one.mode, one.system_prompt, tuple(one.context), one.weight) for one in found} == {("single", "", (), 1.0)}
+
+
+def test_what_spreadsheet_programs_leave_empty_is_passed_over(tmp_path: Path) -> None:
+    """Records and columns that are empty, and white space around a column's name, are nothing."""
+    file = tmp_path / "rows.csv"
+    file.write_text(" human_input ,chosen,,\tmode,\nHi,Ho,,,\n,,,,\nHi,Ho,?,,\n,,,,,,,\nHi,Ho,,multi,\n")
+    (first, one), (bad, fault), (last, two) = found_in("csv", file)
+    assert (first, bad, last) == (2, 4, 6)
+    assert (good(one).mode, good(two).mode) == ("single", "multi")
+    assert isinstance(fault, Fault) and "'?' stands in a column without a name" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("human_input,chosen\r\nHi,Ho".encode("utf-16"), "is UTF-16"),
+        (b"\xfe\xff" + "human_input,chosen\r\nHi,Ho".encode("utf-16-be"), "is UTF-16"),
+        (b"human_input,chosen\rHi,Ho\rHi,Ho", "line end of old Mac programs"),
+        (b"human_input;chosen\nHi;Ho\nHi;Ho", "must be separated by commas"),
+    ],
+)
+def test_other_kinds_of_text_are_told_how_to_be_saved(tmp_path: Path, content: bytes, reason: str) -> None:
+    """What else spreadsheet programs save as text is one fault, with the name of the right kind."""
+    file = tmp_path / "rows.csv"
+    file.write_bytes(content)
+    ((line, fault),) = found_in("csv", file)
+    assert isinstance(fault, Fault) and line == 1
+    assert reason in str(fault) and '"CSV UTF-8 (comma delimited)"' in str(fault)
 
 
 def test_rows_have_the_lines_on_which_they_begin(tmp_path: Path) -> None:
