@@ -64,11 +64,13 @@ async def export(request: web.Request, query: dict[str, Any]) -> web.StreamRespo
     return response
 
 
-@endpoint("Import", query=ImportSchema, upload=True, answer=answers.Imported, failures=(413, 503, 507))
+@endpoint("Import", query=ImportSchema, upload=True, answer=answers.Imported, failures=(413, 415, 503, 507))
 async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
     """The rows of one file, sent as the body, as one step; a client that leaves stops it, and nothing is stored."""
     loop = request.app[LOOP]
     reads = reader(query["format"])
+    if request.content_type.startswith("multipart/"):  # curl -F: the file would come with boundaries around it
+        raise web.HTTPUnsupportedMediaType
     async with loop.database.read() as session:
         character = await characters.get(session, query["character"])
 

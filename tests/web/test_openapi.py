@@ -157,7 +157,7 @@ async def test_files_in_and_out_are_described(standing: Client) -> None:
     assert _queried(export) == asked | {"run": {"type": "integer"}}
     assert _queried(load) == asked | dict.fromkeys(("dry_run", "skip_bad", "skip_near"), truth)
     assert set(export["responses"]) == {"200", "400", "403", "404", "409", "421", "500", "503", "507"}
-    assert set(load["responses"]) == {"200", "400", "403", "413", "421", "500", "503", "507"}
+    assert set(load["responses"]) == {"200", "400", "403", "413", "415", "421", "500", "503", "507"}
 
 
 @shared

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import FormData
 
 from prefanno import snapshot
 from prefanno.annotation.export import export
@@ -204,7 +205,7 @@ BODIES: dict[str, tuple[Callable[[bytes], Any], dict[str, str]]] = {
     "whole": (io.BytesIO, {}),
     "in chunks": (_chunks, {"Content-Type": "text/csv"}),
     "compressed": (gzip.compress, {"Content-Encoding": "gzip", "Content-Type": "application/json"}),
-    "said to be a form": (io.BytesIO, {"Content-Type": "multipart/form-data; boundary=x"}),
+    "as curl says by itself": (io.BytesIO, {"Content-Type": "application/x-www-form-urlencoded"}),
 }
 
 
@@ -216,6 +217,16 @@ async def test_a_body_comes_in_any_way(client: Client, sent: Callable[[bytes], A
     answer = await client.post("/api/import?format=csv", data=sent(body), headers=headers)
     assert (await accepted(answer, transfer_answers.Imported))["data"] == found(added=700)
     assert await counts(client) == (700, 0) and await left_over(client) == []
+
+
+@shared
+async def test_a_form_is_no_file(standing: Client) -> None:
+    """What `curl -F` sends is refused with what to send, and nothing of it is read as rows."""
+    form = FormData()
+    form.add_field("file", table(("Hi", "Ho", "No")), filename="rows.csv", content_type="text/csv")
+    refusal = await refused(await posted(standing, form), 415)
+    assert "curl --data-binary @file" in refusal["detail"]
+    assert await counts(standing) == (0, 0) and await left_over(standing) == []
 
 
 @shared
