@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefanno.errors import Conflict
 from prefanno.rows import Fault, Found, Row
 
 from .containers import JsonArray, json_array
@@ -42,7 +41,7 @@ def writing(folder: Path, character: str) -> Iterator[DatasetWriter]:
 def beside(folder: Path, character: str) -> dict[str, bytes]:
     """What goes beside the files: other characters' entries, and whatever a person added, stay in it.
 
-    Raises Conflict where what is there cannot be read: it would be lost.
+    Raises Fault where what is there cannot be read: it would be lost.
     """
     info = _known(folder / INFO) | _dataset_info(character)
     return {INFO: json.dumps(info, ensure_ascii=False, indent=2).encode()}
@@ -65,8 +64,8 @@ def _known(file: Path) -> dict[str, Any]:
     return known
 
 
-def _in_the_way(file: Path, cause: str) -> Conflict:
-    return Conflict(
+def _in_the_way(file: Path, cause: str) -> Fault:
+    return Fault(
         f"cannot add to {file}: {cause}; mend it or move it away. Nothing was exported",
         f"无法在 {file} 中添加数据集：{cause}；请修正或移走该文件。未导出任何内容",
     )

@@ -15,7 +15,8 @@ from prefanno.db import annotations, generations, steps
 from prefanno.db.annotations import Choice
 from prefanno.db.engine import Database
 from prefanno.db.file import HEAD
-from prefanno.rows import Row, Writes, writer
+from prefanno.errors import Conflict
+from prefanno.rows import Fault, Row, Writes, writer
 from prefanno.snapshot import Manifest
 
 Tell = Callable[[int], object]  # how many annotations more are done
@@ -33,7 +34,7 @@ async def export(  # noqa: PLR0913 - the last two are for a progress bar and for
     """Write the character's files and their manifest; the folder is created where it is missing.
 
     The files are those of before until all are written. `writes` stands for the installed format `form`. Raises
-    InvalidInput where there is none.
+    InvalidInput where there is none, Conflict where a file to be added to cannot be read.
     """
     writes = writes or writer(form)
     with files.staging(folder) as stage:
@@ -61,8 +62,11 @@ def _place(stage: Path, folder: Path, manifest: Manifest, writes: Writes) -> Non
     files.write(stage / manifest.name, manifest.encode())
     with files.locked(folder):  # another character's export may be at the same files, too
         beside = getattr(writes, "beside", None)
-        for name, content in (beside(folder, manifest.character) if beside else {}).items():
-            files.write(stage / name, content)
+        try:
+            for name, content in (beside(folder, manifest.character) if beside else {}).items():
+                files.write(stage / name, content)
+        except Fault as fault:
+            raise Conflict(str(fault), fault.detail) from fault
         files.place(stage, folder, last=manifest.name)
 
 

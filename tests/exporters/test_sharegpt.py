@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters import sharegpt
-from prefanno.errors import Conflict
-from prefanno.rows import Row
+from prefanno.rows import Fault, Row
 from tests.exporters.written import NOW, read, row, rows, talk, write
 from tests.properties import unhurried
 
@@ -118,7 +117,7 @@ def test_dataset_info_keeps_what_others_put_there(tmp_path: Path, known: bytes |
 def test_a_dataset_info_that_cannot_be_read_is_refused(tmp_path: Path, known: bytes) -> None:
     """What a person wrote is not replaced; the file is named."""
     (tmp_path / "dataset_info.json").write_bytes(known)
-    with pytest.raises(Conflict, match=r"dataset_info\.json"):
+    with pytest.raises(Fault, match=r"dataset_info\.json"):
         sharegpt.beside(tmp_path, "li")
 
 
