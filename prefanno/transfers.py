@@ -17,7 +17,7 @@ from prefanno.annotation.export import export
 from prefanno.annotation.imports import Options, Place, Report, Source
 from prefanno.db import annotations, characters
 from prefanno.db.engine import Database
-from prefanno.errors import ImportStopped, printable
+from prefanno.errors import ImportStopped, InvalidInput, printable
 from prefanno.rows import reader, writer
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
@@ -49,6 +49,11 @@ async def give_back(settings: Settings, run: int, folder: Path) -> None:
 async def read_files(settings: Settings, form: str, files: Sequence[Path], slug: str | None, options: Options) -> bool:
     """Import files, say what was found; return whether all of it could be used. Ctrl-C stops it, nothing is stored."""
     reads = reader(form)
+    for file in files:
+        if not file.is_file():  # it is read twice
+            fault = "不是普通文件，请先将内容保存为文件"
+            english = f"{file} is no regular file, such as a pipe; save it to a file first"
+            raise InvalidInput({str(file): [fault]}, english=english)
     _collect_seldom()
     async with Database.open(settings.database) as database:
         async with database.read() as session:

@@ -59,6 +59,13 @@ def test_import_and_export_count_their_rows(settings: Settings, tmp_path: Path) 
     assert _exported(settings, tmp_path / "elsewhere")[files[0].name] == files[0].read_bytes()
 
 
+def test_a_pipe_is_refused(settings: Settings, tmp_path: Path) -> None:
+    """What can be read only once is named before anything waits for it, with the cure."""
+    os.mkfifo(tmp_path / "pipe")
+    line = _refusal(_run(settings, "import", str(tmp_path / "pipe")))
+    assert line.endswith(f"{tmp_path}/pipe is no regular file, such as a pipe; save it to a file first")
+
+
 def test_the_name_of_a_file_leaves_the_terminal_as_it_is(settings: Settings, tmp_path: Path) -> None:
     """Signs that a terminal would obey, or that cannot be encoded, are not repeated beside a bad row."""
     file = _file(tmp_path, "\x1b[31m\udcff.json", {})
