@@ -1,12 +1,13 @@
 """Files that appear whole or not at all, also when the process is killed while it writes them. Blocks."""
 
+import asyncio
 import contextlib
 import errno
 import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 STAGE = ".export-"  # begins the name of a folder in which files are being written
@@ -29,6 +30,17 @@ def staging(folder: Path) -> Iterator[Path]:
             yield stage
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def staged(folder: Path) -> AsyncIterator[Path]:
+    """As `staging`, for a coroutine: another process may hold the lock for long, and a large stage takes long to go."""
+    stage = staging(folder)
+    path = await asyncio.to_thread(stage.__enter__)
+    try:
+        yield path
+    finally:
+        await asyncio.to_thread(stage.__exit__, None, None, None)
 
 
 def place(stage: Path, folder: Path, last: str) -> None:

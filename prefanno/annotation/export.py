@@ -37,7 +37,7 @@ async def export(  # noqa: PLR0913 - the last two are for a progress bar and for
     InvalidInput where there is none, Conflict where a file to be added to cannot be read.
     """
     writes = writes or writer(form)
-    with files.staging(folder) as stage:
+    async with files.staged(folder) as stage:
         async with database.read() as session:
             last_event = await steps.last_event(session, character)
             counts, losses = await _write(session, writes, stage, character, tell)

@@ -47,7 +47,7 @@ async def show_formats(_request: web.Request) -> web.Response:
 async def export(request: web.Request, query: dict[str, Any]) -> web.StreamResponse:
     """A character's annotations in one format, or the data that a run was trained on; with their manifest."""
     loop = request.app[LOOP]
-    with files.staging(loop.settings.data) as stage:
+    async with files.staged(loop.settings.data) as stage:
         folder = stage / "files"
         if query["run"] is not None:
             data = await trained_on(loop.settings, loop.database, query["run"])
@@ -80,7 +80,7 @@ async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
             raise ImportStopped
 
     options = Options(**{name: query[name] for name in ("dry_run", "skip_bad", "skip_near")})
-    with files.staging(loop.settings.data) as stage:
+    async with files.staged(loop.settings.data) as stage:
         file = await _received(request, stage / "import", tell)
         source = Source(reads, [file], character.slug, persona.of(character, loop.settings))
         report = await imports.load(loop.database, source, options, tell)
