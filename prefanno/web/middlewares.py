@@ -42,7 +42,8 @@ TEXTS = {
     404: "未找到：没有这个地址，可用接口见 /docs",
     405: "请求方法不允许",
     413: "请求体过大：JSON 上限为 1 MiB，导入文件上限为 4 GiB",
-    415: "请求体必须是 application/json；导入时请直接发送文件本身（curl --data-binary @file），不要用表单（curl -F）",
+    415: "请求体必须是 application/json；导入时请直接发送文件本身（curl --data-binary @file），"
+    "不要用表单（curl -F），也不要压缩（Content-Encoding）",
     421: "拒绝访问：Host 不在允许列表中；可通过 PREFANNO_ALLOWED_HOSTS 添加",
 }
 

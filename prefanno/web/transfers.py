@@ -71,6 +71,8 @@ async def load(request: web.Request, query: dict[str, Any]) -> web.Response:
     reads = reader(query["format"])
     if request.content_type.startswith("multipart/"):  # curl -F: the file would come with boundaries around it
         raise web.HTTPUnsupportedMediaType
+    if request.headers.get("Content-Encoding", "identity") != "identity":  # one that is cut off would pass for whole
+        raise web.HTTPUnsupportedMediaType
     async with loop.database.read() as session:
         character = await characters.get(session, query["character"])
 
@@ -105,7 +107,7 @@ async def _received(request: web.Request, path: Path, tell: imports.Tell) -> Pat
     except ConnectionError:
         raise ImportStopped from None
     except (HttpProcessingError, web.RequestPayloadError):
-        raise InvalidInput({"body": ["无法读取：内容与 Content-Encoding 或长度不符"]}) from None
+        raise InvalidInput({"body": ["无法读取：内容与长度不符"]}) from None
     if not size:
         raise InvalidInput({"body": ["请求体为空；请将文件内容作为请求体发送"]})
     return path
