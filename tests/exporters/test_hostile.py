@@ -24,7 +24,7 @@ MORE = 150  # megabytes of memory over a good file's
 GROUPS = ("longest", "encodings", "kinds", "values")
 
 # They hold nothing at all, which a file of JSON lines, or a CSV's rows, may.
-NOTHING = {"trl": {"empty", "a byte order mark", "empty lines"}, "csv": {"empty lines"}}
+NOTHING = {"trl": {"empty", "a byte order mark", "empty lines"}, "csv": {"empty lines", "empty cells"}}
 NOTHING["openai"] = NOTHING["trl"]
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is measured and bounded on Linux only")
