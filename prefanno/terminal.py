@@ -12,7 +12,7 @@ from prefanno.app import opened
 from prefanno.db import annotations, backup, characters, copying, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
-from prefanno.errors import DatabaseUnavailable, NoTraining
+from prefanno.errors import DatabaseUnavailable, NotFound, NoTraining, StorageFull
 from prefanno.settings import Postgres, Settings
 from prefanno.training.log import Line
 from prefanno.training.supervisor import Status, Supervisor
@@ -46,24 +46,29 @@ async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask
                 filters = Filters((await characters.get(session, slug)).slug, deleted=True)
                 numbers = list(await annotations.ids(session, filters))
         if not numbers:
-            upgrade.rewrite(settings.database)  # an erasing before this one may have been killed
+            _rewrite(settings)  # an erasing before this one may have ended before that
             print("nothing is deleted")
             return
-        async with database.read() as session:
-            async for _ in annotations.parts(session, numbers):
-                pass  # all of them are there, else it says so before it asks
+        try:
+            async with database.read() as session:
+                async for _ in annotations.parts(session, numbers):
+                    pass  # all of them are there, else it says so before it asks
+        except NotFound:
+            _rewrite(settings)  # it may have been erased, and then this is what is left to do
+            raise
         if ask:
             question = f"Erase {len(numbers)} annotations for good, with their history and candidates?"
             click.confirm(question, abort=True)
         erased = await database.write(lambda session: erasing.erase(session, numbers))
-    upgrade.rewrite(settings.database)  # else their words would lie in it until something is written over them
-    for folder in (settings.data, settings.data / backup.FOLDER):
-        backup.clear(folder)
     print(
         f"erased {erased.annotations} annotations, {erased.events} events of their history, {erased.generations} "
-        f"generations with their candidates; {erased.kept} generations stay: later turns or other choices need them\n"
-        f"not touched: exported files, copies in {settings.runs}, backups in {settings.data / 'backups'}, adapters"
+        f"generations with their candidates; {erased.kept} generations stay: later turns or other choices need them",
+        flush=True,
     )
+    _rewrite(settings)
+    for folder in (settings.data, settings.data / backup.FOLDER):
+        backup.clear(folder)
+    print(f"not touched: exported files, copies in {settings.runs}, backups in {settings.data / 'backups'}, adapters")
 
 
 def copy(settings: Settings, server: Postgres) -> None:
@@ -81,6 +86,17 @@ def copy(settings: Settings, server: Postgres) -> None:
     for name, found in copied.items():
         print(f"{name:<18}{found.rows:>10}  {found.sha256}")
     print(f"copied {file} to {server}; the file is left as it is")
+
+
+def _rewrite(settings: Settings) -> None:
+    """Else the words of what was erased would lie in the database until something is written over them."""
+    try:
+        upgrade.rewrite(settings.database)
+    except (DatabaseUnavailable, StorageFull) as error:
+        raise DatabaseUnavailable(
+            f"the words of what was erased may still lie in {settings.database}, which could not be written anew: "
+            f"{error}. Then run the same `prefanno erase` again: it does what is left, also where nothing is to erase"
+        ) from error
 
 
 def _show(news: Line | Status) -> None:

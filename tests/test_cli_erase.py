@@ -1,6 +1,8 @@
 """`prefanno erase`, as a real process: what it asks, what it prints, and that the words are gone from the disk."""
 
 import asyncio
+import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -274,6 +276,21 @@ def test_a_server_keeps_its_home(filled: Settings) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"prefanno: another prefanno uses {filled.home}; stop it")
     assert len(done.stderr.splitlines()) == 1 and _bytes(filled) == before
+
+
+@pytest.mark.sqlite_only
+def test_a_file_that_cannot_be_written_anew_is_named_and_the_same_command_ends_it(filled: Settings) -> None:
+    """Beside a program that reads on, it says what it erased and what is left to do; the ids are gone by then."""
+    with contextlib.closing(sqlite3.connect(filled.database_file, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM annotations").fetchone()
+        done = _erase(filled, "1", "2", "3", "--yes")
+        assert done.returncode == 1 and done.stdout.startswith("erased 3 annotations, 6 events")
+        assert "another program reads" in done.stderr and "run the same `prefanno erase` again" in done.stderr
+        assert SECRET.encode() in _bytes(filled)
+    again = _erase(filled, "1", "2", "3", "--yes")
+    assert (again.returncode, again.stderr) == (1, "prefanno: there is no annotation 1\n")
+    assert SECRET.encode() not in _bytes(filled) and _ids(filled) == [4, 5]
 
 
 @pytest.mark.postgresql_only
