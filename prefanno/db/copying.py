@@ -8,7 +8,8 @@ Killed or failed at any point, the target is as empty as it was.
 
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from prefanno.db import postgresql, remote, search, sqlite
+from prefanno.db.file import explain
 from prefanno.db.models import DEFAULT_CHARACTER, Annotation, Base, Run
 from prefanno.errors import Conflict, DatabaseUnavailable
 from prefanno.settings import Postgres
@@ -55,8 +57,8 @@ async def copy(file: Path, server: Postgres, tell: Callable[[int], None]) -> dic
     Both have the newest schema. Raises Conflict where the target holds what a person made, or a run is under way;
     DatabaseUnavailable or StorageFull. The target is then what it was.
     """
-    async with _begun(sqlite.readers(file)) as source, _begun(postgresql.writer(server)) as target:
-        try:
+    with _explained(file, server):
+        async with _begun(sqlite.readers(file)) as source, _begun(postgresql.writer(server)) as target:
             await _check(source, target, server)
             await _clear(target)
             copied = {table.name: await _copy_table(source, target, table, tell) for table in TABLES}
@@ -64,15 +66,26 @@ async def copy(file: Path, server: Postgres, tell: Callable[[int], None]) -> dic
             await _move_sequences(source, target)
             for table in TABLES:
                 await _compare(target, table, copied[table.name], tell)
-            return copied
-        except DBAPIError as error:
-            raise remote.explain(server, error) from error
+    return copied
 
 
 async def size(file: Path) -> int:
-    """How many rows `tell` will hear of: each is copied, and read again."""
-    async with _begun(sqlite.readers(file)) as source:
-        return 2 * sum([await _count(source, table) for table in TABLES])
+    """How many rows `tell` will hear of: each is copied, and read again. Raises DatabaseUnavailable."""
+    try:
+        async with _begun(sqlite.readers(file)) as source:
+            return 2 * sum([await _count(source, table) for table in TABLES])
+    except DBAPIError as error:
+        raise explain(file, error) from error
+
+
+@contextlib.contextmanager
+def _explained(file: Path, server: Postgres) -> Iterator[None]:
+    """An error is of one of the two sides: of the file where SQLite raised it."""
+    try:
+        yield
+    except DBAPIError as error:
+        of_the_file = isinstance(error.orig, sqlite3.Error)
+        raise (explain(file, error) if of_the_file else remote.explain(server, error)) from error
 
 
 @contextlib.asynccontextmanager

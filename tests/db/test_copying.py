@@ -1,6 +1,9 @@
 """`prefanno db copy`: an SQLite file arrives in an empty PostgreSQL, whole, or not at all."""
 
+import contextlib
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from prefanno.db import annotations, characters, copying, idempotency, postgresq
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation, Base, Candidate, Generation, Run
-from prefanno.errors import Conflict, DatabaseUnavailable
+from prefanno.errors import Conflict, DatabaseDamaged, DatabaseUnavailable
 from prefanno.settings import Postgres
 from tests import postgres
 
@@ -192,6 +195,47 @@ async def test_a_run_under_way_is_waited_for(file: Path, target: Postgres) -> No
         await database.write(lambda session: session.execute(text("UPDATE runs SET state = 'running'")))
     with pytest.raises(Conflict, match="run 1 is under way"):
         await copying.copy(file, target, lambda _: None)
+
+
+async def test_a_writer_that_does_not_end_is_named(
+    file: Path, target: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another server holds the writer's lock for too long, the error is the target's."""
+    monkeypatch.setitem(postgresql.WRITES, "lock_timeout", "100ms")
+    with postgres.asking(target.url) as asker:
+        asker.execute(f"SELECT pg_advisory_lock({postgresql.WRITING})")
+        with pytest.raises(DatabaseUnavailable, match=f"{target}: .*lock timeout"):
+            await copying.copy(file, target, lambda _: None)
+
+
+async def test_an_error_at_the_commit_is_the_targets(file: Path, target: Postgres) -> None:
+    """A check that PostgreSQL leaves for the end."""
+    with postgres.asking(target.url) as asker:
+        asker.execute(
+            "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'late'; END$$;"
+            "CREATE CONSTRAINT TRIGGER no AFTER INSERT ON runs DEFERRABLE INITIALLY DEFERRED "
+            "FOR EACH ROW EXECUTE FUNCTION no()"
+        )
+    with pytest.raises(DatabaseUnavailable, match=f"{target}: .*late"):
+        await copying.copy(file, target, lambda _: None)
+
+
+async def test_a_damaged_file_is_named(file: Path, target: Postgres) -> None:
+    """What SQLite says is the file's; the target stays as it is."""
+    empty = await everything(target)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'events'").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with file.open("r+b") as stream:
+        stream.seek((page - 1) * size)
+        stream.write(bytes(size))
+    with pytest.raises(DatabaseDamaged, match=re.escape(str(file))):
+        await copying.copy(file, target, lambda _: None)
+    assert await everything(target) == empty
+    file.write_bytes(b"no database at all" * 1000)
+    with pytest.raises(DatabaseDamaged, match=re.escape(str(file))):
+        await copying.size(file)
 
 
 async def test_the_target_is_never_idle_for_long(file: Path, target: Postgres) -> None:
