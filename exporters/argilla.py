@@ -24,7 +24,7 @@ from typing import Any
 
 from prefanno.rows import Fault, Found, Row
 
-from .comparisons import about, conversation, implied, listed, reply_fields, rows
+from .comparisons import about, conversation, implied, listed, once, reply_fields, rows
 from .containers import json_entries
 from .values import Entry, must_be, time
 
@@ -50,12 +50,13 @@ def _found(value: Any) -> Iterator[Row | Fault]:
     try:
         record = Entry(value)
         people = _submitted(record)
+        replies = once(lambda: _Replies(record))
     except Fault as fault:
         yield about(fault, record=name)
         return
     for user, answers in people.items():
         try:
-            yield from _rows(record, answers)
+            yield from _rows(replies(), answers)
         except Fault as fault:
             yield about(fault, record=name, user=user)
 
@@ -92,15 +93,23 @@ def _columns(record: Entry, column: str) -> Iterator[tuple[Any, str, str]]:
         yield answer, user or "", status or ""
 
 
-def _rows(record: Entry, answers: Answers) -> list[Row]:
+class _Replies:
+    """What a record holds, which is looked through once, whatever the number of people. Raises Fault."""
+
+    def __init__(self, record: Entry) -> None:
+        marked = reply_fields(name for name in record.names() if "." not in name)
+        self.named: Names = {_plain(name): name for name in marked.values()}
+        self.either: Names = marked | self.named
+        self.conversation = once(lambda: conversation(record, marked.values()))
+
+
+def _rows(replies: _Replies, answers: Answers) -> list[Row]:
     """The pairs that one person's answers imply. Raises Fault."""
-    marked = reply_fields(name for name in record.names() if "." not in name)
-    named = {_plain(name): name for name in marked.values()}
-    either = marked | named
+    named, either = replies.named, replies.either
     ranking = _ranking(answers, either) or _label(answers, named) or _ratings(answers, either)
     if not ranking:
         raise _no_choice(answers, either)
-    said, texts = conversation(record, marked.values())
+    said, texts = replies.conversation()
     pairs = implied([[name for name in tied if name in texts] for tied in ranking])
     return rows(said, pairs, texts, time("created_at", None))
 

@@ -1,12 +1,15 @@
 """Replies to one prompt that people compared on another platform: where its records hold them, and what follows."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import combinations, product
+from functools import cache
+from itertools import combinations, islice, product
+from typing import TypeVar
 
 from prefanno.rows import Fault, Row
 
+from .containers import LONGEST
 from .thinking import split
 from .values import Entry, Turns, must_be, turns, without_trace
 
@@ -18,9 +21,31 @@ SIDES = ("chosen", "rejected")
 SHORT = 40  # characters of a name that a message quotes
 MOST = 50  # replies in a ranking, which makes 1,225 pairs; Argilla asks for no more either
 
+LONGEST_PAIRS = 8 * LONGEST  # characters of the pairs of one choice together, each of which holds the prompt
+
 KINDS = {"task": "任务", "annotation": "标注", "record": "记录", "user": "用户"}
 
 Pairs = Sequence[tuple[str, str]]  # the better and the worse reply of each
+T = TypeVar("T")
+
+
+def once(find: Callable[[], T]) -> Callable[[], T]:
+    """What is found at the first call, a fault included, at every call: a task may have thousands of annotations."""
+
+    @cache
+    def found() -> T | Fault:
+        try:
+            return find()
+        except Fault as fault:
+            return without_trace(fault)
+
+    def again() -> T:
+        result = found()
+        if isinstance(result, Fault):
+            raise without_trace(result)
+        return result
+
+    return again
 
 
 def reply_fields(names: Iterable[str]) -> dict[str, str]:
@@ -105,8 +130,13 @@ def rows(said: Turns, pairs: Pairs, texts: Mapping[str, str], created_at: dateti
     """A row for each pair of replies, named as in `texts`; together they weigh 1. Raises Fault where there is none."""
     if not pairs:
         raise Fault("no reply is better than another", "没有一条回复优于另一条")
-    replies = {name: split(text) for name, text in texts.items()}
     system, context, human_input = said
+    asked_length = len(system) + len(human_input) + sum(len(turn["content"]) for turn in context)
+    if sum(asked_length + len(texts[better]) + len(texts[worse]) for better, worse in pairs) > LONGEST_PAIRS:
+        most = LONGEST_PAIRS >> 20
+        english = f"the {len(pairs)} pairs of the choice, each with the prompt, hold more than {most}M characters"
+        raise Fault(f"{english} together", f"一次选择产生的 {len(pairs)} 个回复对（各含提示词）合计超过 {most}M 个字符")
+    replies = {name: split(text) for name, text in texts.items()}
     return [
         Row("single", system, context, human_input, *replies[better], *replies[worse], created_at, 1 / len(pairs))
         for better, worse in pairs
@@ -125,7 +155,7 @@ def about(fault: Fault, **ids: str | None) -> Fault:
 
 def listed(names: Iterable[str]) -> str:
     """Names for a message, without end neither in number nor in length."""
-    shown = [str(name)[:SHORT] for name in names]
+    shown = [str(name)[:SHORT] for name in islice(names, 21)]
     return ", ".join(shown[:20]) + (", …" if len(shown) > 20 else "") or "none"  # noqa: PLR2004
 
 

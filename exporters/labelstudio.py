@@ -16,7 +16,7 @@ and an annotation without a choice, which is what a tie is here, are faults, so 
 drafts and reviews are not read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -25,9 +25,9 @@ from typing import Any
 
 from prefanno.rows import Fault, Found, Row
 
-from .comparisons import Pairs, about, asked, conversation, implied, listed, reply_fields, rows
+from .comparisons import Pairs, about, asked, conversation, implied, listed, once, reply_fields, rows
 from .containers import json_array
-from .values import Entry, must_be
+from .values import Entry, Turns, must_be
 
 UNSORTED = "_"
 TYPES = ("pairwise", "ranker")  # of the results that are read
@@ -38,10 +38,17 @@ Items = Mapping[str | None, Entry]  # those of a list, by their id
 
 
 class Task:
-    """The data of a task; its lists are looked through once, whatever the number of annotations."""
+    """The data of a task, which are looked through once, whatever the number of annotations."""
 
     def __init__(self, data: Entry) -> None:
         self.data = data
+        self.prompt = once(lambda: asked(data))
+        self.replies = once(lambda: tuple(reply_fields(data.names()).values()))
+        self._compared: dict[tuple[str, ...], Callable[[], tuple[Turns, dict[str, str]]]] = {}
+
+    def compared(self, sides: tuple[str, ...]) -> tuple[Turns, dict[str, str]]:
+        """What was asked and the texts of these fields, as `conversation` finds them. Raises Fault."""
+        return self._compared.setdefault(sides, once(lambda: conversation(self.data, sides)))()
 
     @cached_property
     def lists(self) -> Mapping[str, Items]:
@@ -138,23 +145,23 @@ def _rows(task: Task, choices: Sequence[Choice], created_at: datetime) -> list[R
     (choice,), data = choices, task.data
     if "ranker" in choice.value:
         texts, pairs = _ranked(task, choice.value)
-        return rows(asked(data), pairs, texts, created_at)
-    selected, sides = choice.value.text("selected"), _sides(data, choice.tags)
+        return rows(task.prompt(), pairs, texts, created_at)
+    selected, sides = choice.value.text("selected"), _sides(task, choice.tags)
     if selected not in ("left", "right"):
         raise must_be(f"{choice.value.path}selected", f"left or right, not {selected:.40}", " left 或 right")
-    said, texts = conversation(data, sides)
+    said, texts = task.compared(sides)
     if empty := [name for name in sides if name not in texts]:
         raise Fault(f"{data.path}{empty[0]} is empty", f"{data.path}{empty[0]} 为空")
     left, right = sides
     return rows(said, [(left, right) if selected == "left" else (right, left)], texts, created_at)
 
 
-def _sides(data: Entry, tags: str) -> Sequence[str]:
+def _sides(task: Task, tags: str) -> tuple[str, ...]:
     """The fields of the left and the right reply. Raises Fault."""
-    named = tags.split(",")
-    if len(set(named)) == len(named) == TWO and all(name in data for name in named):
+    named = tuple(tags.split(","))
+    if len(set(named)) == len(named) == TWO and all(name in task.data for name in named):
         return named
-    fields = list(reply_fields(data.names()).values())
+    fields = task.replies()
     if len(fields) > TWO:
         raise Fault(
             f"there are more than two replies ({listed(fields)}), and the export does not say which were compared",

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -148,6 +149,19 @@ def test_each_person_makes_a_row_of_what_they_submitted(tmp_path: Path) -> None:
     suggestion = {"best.suggestion": "response1", "best.suggestion.score": 0.9, "best.suggestion.agent": "a-model"}
     found = _pairs(_read(tmp_path, _record(answers, suggestion)))
     assert found == [("No.", FIELDS["response2"], 1.0), (FIELDS["response2"], "No.", 1.0)]
+
+
+@pytest.mark.parametrize(("name", "fields"), [("conversation", FIELDS), ("reply_fields", FIELDS), ("reply_fields", {})])
+def test_a_record_is_looked_through_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, fields: dict[str, str]
+) -> None:
+    """However many people answered, also where what they need is not there."""
+    counted = Mock(wraps=getattr(argilla, name))
+    monkeypatch.setattr(argilla, name, counted)
+    people = [f"user {number}" for number in range(50)]
+    answers = _answers("best", *["response1"] * 50, users=people)
+    assert len(_read(tmp_path, _record(answers, fields=fields))) == 50
+    assert counted.call_count == 1
 
 
 def test_a_persons_answers_are_found_by_the_person(tmp_path: Path) -> None:

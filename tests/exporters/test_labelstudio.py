@@ -5,12 +5,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters import labelstudio
+from exporters.comparisons import LONGEST_PAIRS, MOST
 from prefanno.rows import Fault, Row
 from tests.properties import unhurried
 
@@ -148,6 +150,17 @@ def test_each_annotator_makes_a_row(tmp_path: Path) -> None:
     assert _pairs(_read(tmp_path, task)) == [(DATA["answer1"], "No.", 1.0), ("No.", DATA["answer1"], 1.0)]
 
 
+@pytest.mark.parametrize(("name", "data"), [("conversation", DATA), ("reply_fields", DATA), ("reply_fields", {})])
+def test_a_task_is_looked_through_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, data: dict[str, str]
+) -> None:
+    """However many people annotated it, also where what they need is not there."""
+    counted = Mock(wraps=getattr(labelstudio, name))
+    monkeypatch.setattr(labelstudio, name, counted)
+    assert len(_read(tmp_path, _task(*[_annotation(_pairwise())] * 50, data=data))) == 50
+    assert counted.call_count == 1
+
+
 def test_a_task_that_everybody_skipped_is_no_row(tmp_path: Path) -> None:
     """A skip is no choice, and no fault either."""
     assert _read(tmp_path, _task(_annotation(_pairwise(), was_cancelled=True))) == []
@@ -196,6 +209,18 @@ def test_a_ranking_is_all_its_pairs(tmp_path: Path, ranking: Any) -> None:
     low, middle, best = (item["body"] for item in ITEMS["items"])  # type: ignore[index]
     found = _pairs(_read(tmp_path, _task(_annotation(_ranker(ranking)), data=ITEMS)))
     assert found == [(best, middle, 1 / 3), (best, low, 1 / 3), (middle, low, 1 / 3)]
+
+
+def test_a_ranking_whose_pairs_are_endless_is_refused(tmp_path: Path) -> None:
+    """Each of them holds the prompt: fifty replies would store it 1,225 times."""
+    items = [{"id": f"{number}", "body": f"Reply {number}"} for number in range(MOST)]
+    task, length = _annotation(_ranker([f"{number}" for number in range(MOST)])), LONGEST_PAIRS // 1225
+    for prompt, longer in (("p" * length, True), ("p" * (length - 20), False)):
+        found = _read(tmp_path, _task(task, data={"prompt": prompt, "items": items}))
+        assert len(found) == (1 if longer else 1225)
+    assert "the 1225 pairs of the choice, each with the prompt, hold more than 24M characters together" in str(
+        _fault(tmp_path, _task(task, data={"prompt": "p" * length, "items": items}))
+    )
 
 
 def test_buckets_are_rankings_of_their_own(tmp_path: Path) -> None:
