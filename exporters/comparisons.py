@@ -50,17 +50,16 @@ def once(find: Callable[[], T]) -> Callable[[], T]:
 
 def reply_fields(names: Iterable[str]) -> dict[str, str]:
     """The fields of the replies, by what tells them apart: `response_1` by "1", `chosen` by its name. Raises Fault."""
-    found: dict[str, dict[str, str]] = {}
-    sides: dict[str, str] = {}
+    found: dict[str, dict[str, list[str]]] = {}
     names = list(names)
     for name in sorted(names, key=lambda name: (len(name), name)):
         if parts := MARKED.fullmatch(name):
-            found.setdefault(parts[1].lower(), {})[parts[2].lower()] = name
+            found.setdefault(parts[1].lower(), {}).setdefault(parts[2].lower(), []).append(name)
         elif name.lower() in SIDES:
-            sides[name.lower()] = name
-    for fields in (*(found.get(stem, {}) for stem in STEMS), sides):
-        if len(fields) > 1:
-            return fields
+            found.setdefault("", {}).setdefault(name.lower(), []).append(name)
+    for stem in (*STEMS, ""):
+        if len(fields := found.get(stem, {})) > 1:
+            return {key: _only(spelled) for key, spelled in fields.items()}
     looked_for = "response1 and response2, answer_a and answer_b, chosen and rejected, or the like"
     chinese = "response1 与 response2、answer_a 与 answer_b、chosen 与 rejected 等"
     raise Fault(
@@ -157,6 +156,15 @@ def listed(names: Iterable[str]) -> str:
     """Names for a message, without end neither in number nor in length."""
     shown = [str(name)[:SHORT] for name in islice(names, 21)]
     return ", ".join(shown[:20]) + (", …" if len(shown) > 20 else "") or "none"  # noqa: PLR2004
+
+
+def _only(names: Sequence[str]) -> str:
+    if len(names) > 1:
+        raise Fault(
+            f"the fields {listed(names)} differ only in spelling; rename one, so that both are replies, or remove it",
+            f"字段 {listed(names)} 仅写法不同，无法区分；请重命名或删除其一",
+        )
+    return names[0]
 
 
 def _is_messages(fields: Entry, name: str) -> bool:

@@ -1,5 +1,6 @@
 """`prefanno db copy`: an SQLite file arrives in an empty PostgreSQL, whole, or not at all."""
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -233,9 +234,14 @@ async def test_a_damaged_file_is_named(file: Path, target: Postgres) -> None:
     with pytest.raises(DatabaseDamaged, match=re.escape(str(file))):
         await copying.copy(file, target, lambda _: None)
     assert await everything(target) == empty
+
+
+def test_a_file_that_cannot_be_counted_is_named(tmp_path: Path) -> None:
+    """That is what a copy begins with."""
+    file = tmp_path / "prefanno.db"
     file.write_bytes(b"no database at all" * 1000)
     with pytest.raises(DatabaseDamaged, match=re.escape(str(file))):
-        await copying.size(file)
+        asyncio.run(copying.size(file))
 
 
 async def test_the_target_is_never_idle_for_long(file: Path, target: Postgres) -> None:

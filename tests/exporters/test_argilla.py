@@ -352,3 +352,17 @@ def test_no_json_breaks_it(tmp_path_factory: pytest.TempPathFactory, records: li
     """Whatever the records hold, each is rows or faults."""
     for line, found in _read(tmp_path_factory.mktemp("files"), *records):
         assert line == 1 and isinstance(found, Row | Fault)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {**FIELDS, "response_1": "Maybe."},
+        {"prompt": "Hi", "chosen": "Ho", "Chosen": "Hm", "rejected": "No"},
+    ],
+)
+def test_fields_that_differ_only_in_spelling_are_not_one(tmp_path: Path, fields: dict[str, str]) -> None:
+    """Which of them was ranked cannot be told, and neither is left out silently."""
+    answer = _answers("best", [{"value": "response1", "rank": 1}, {"value": "response2", "rank": 2}])
+    fault = _fault(tmp_path, _record(answer, fields=fields))
+    assert "differ only in spelling" in str(fault) and "仅写法不同" in fault.detail
