@@ -45,7 +45,7 @@ class Writer:
     """Writes rows; `losses` has those with a cell that Excel would cut."""
 
     def __init__(self, name: str, file: IO[str]) -> None:
-        self._name, self._count, self._csv = name, 0, csv.writer(file)
+        self._name, self._count, self._csv = name, 0, csv.writer(file, quoting=csv.QUOTE_ALL)
         self.losses: Counter[str] = Counter()
         self._csv.writerow(COLUMNS)
 

@@ -1,6 +1,7 @@
 """CSV: no cell is a formula, and files that spreadsheet programs save are read."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -40,11 +41,18 @@ def test_a_formula_is_prefixed_and_read_back(tmp_path: Path) -> None:
     assert read("csv", tmp_path / "li.csv") == written
 
 
+def test_every_cell_is_quoted(tmp_path: Path) -> None:
+    """Whatever a program takes for the separator, each cell is one; the quotes of its own are doubled."""
+    write("csv", tmp_path, [row("a;=1", '"', rejected_thinking=None)])
+    line = (tmp_path / "li.csv").read_text(encoding="utf-8-sig").splitlines()[1]
+    assert re.fullmatch(r'"([^"]|"")*"(,"([^"]|"")*"){9}', line) and ',"a;=1",' in line and ',"""",' in line
+
+
 def test_excel_knows_the_encoding(tmp_path: Path) -> None:
     """The file begins with a byte order mark, and its lines end as RFC 4180 says."""
     write("csv", tmp_path, [row("我叫离~")])
     content = (tmp_path / "li.csv").read_bytes()
-    assert content.startswith(b"\xef\xbb\xbfmode,") and content.count(b"\r\n") == 2
+    assert content.startswith(b'\xef\xbb\xbf"mode",') and content.count(b"\r\n") == 2
 
 
 def test_a_cell_that_excel_would_cut_is_counted(tmp_path: Path) -> None:
