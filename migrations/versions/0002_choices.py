@@ -25,6 +25,12 @@ CREATE_BIGRAMS = (
     "ALTER TABLE annotation_search ADD CONSTRAINT pk_annotation_search PRIMARY KEY (rowid)",
     "CREATE INDEX ix_annotation_search_bigrams ON annotation_search USING gin (bigrams)",
 )
+# The last id that was given is not given again, also where its row is gone; moved rows bring their ids.
+SEQUENCE_POSTGRESQL = ("SELECT setval('annotations_id_seq', last_value, is_called) FROM annotations_0001_id_seq",)
+SEQUENCE_SQLITE = (
+    "DELETE FROM sqlite_sequence WHERE name = 'annotations'",
+    "INSERT INTO sqlite_sequence SELECT 'annotations', seq FROM sqlite_sequence WHERE name = 'annotations_0001'",
+)
 KINDS = "kind IN ('add', 'choose', 'edit', 'delete', 'restore', 'import', 'undo', 'redo')"
 
 
@@ -51,8 +57,8 @@ def upgrade() -> None:
     for statement in CREATE_BIGRAMS if _postgresql() else (CREATE_FTS5,):
         op.execute(statement)
     _move(op.get_bind())
-    if _postgresql():  # rows that bring their ids do not move it
-        op.execute("SELECT setval('annotations_id_seq', last_value, is_called) FROM annotations_0001_id_seq")
+    for statement in SEQUENCE_POSTGRESQL if _postgresql() else SEQUENCE_SQLITE:
+        op.execute(statement)
     op.drop_table("annotations_0001")
 
 

@@ -18,6 +18,7 @@ import pytest
 from alembic import command
 from sqlalchemy import select
 
+from prefanno.annotation import dataset
 from prefanno.annotation.choices import best, pairs
 from prefanno.annotation.history import replies
 from prefanno.db import upgrade
@@ -25,6 +26,9 @@ from prefanno.db.engine import Database
 from prefanno.db.file import HEAD, revision, verify
 from prefanno.db.models import Annotation
 from prefanno.errors import DatabaseUnavailable
+from prefanno.settings import Settings
+from tests import looking
+from tests.annotation.test_dataset import SINGLE
 
 RELEASED = ("0001",)  # every schema that people may have; the newest is not among them
 MIGRATE = "import sys, pathlib; from prefanno.db import upgrade; upgrade.upgrade(pathlib.Path(sys.argv[1]))"
@@ -177,3 +181,17 @@ def test_a_migration_that_breaks_a_reference_is_undone(old: Path, tmp_path: Path
     with pytest.raises(DatabaseUnavailable, match="refers to a missing row"):
         upgrade.upgrade(file)
     assert revision(file) in RELEASED
+
+
+@pytest.mark.parametrize("left", [3, 0])
+async def test_no_id_is_given_again(unmade: Settings, left: int) -> None:
+    """The ids of annotations that were gone before the migration stay gone: clients and exports may hold them."""
+    unmade.data.mkdir(parents=True)
+    upgrade.alembic(unmade.database, command.upgrade, "0001")
+    columns = "character, mode, system_prompt, context, human_input, chosen, created_at"
+    row = f"INSERT INTO annotations ({columns}) VALUES ('li', 'multi', 'p', '[]', 'q', 'a', '{TIME}');"
+    looking.execute(unmade.database, f"{5 * row} DELETE FROM annotations WHERE id > {left}")
+    upgrade.upgrade(unmade.database)
+    async with Database.open(unmade.database) as database:
+        added = await database.write(lambda session: dataset.add(session, "li", SINGLE))
+        assert added.id == 6
