@@ -112,11 +112,17 @@ class TrainingLock:
         async with self._one_at_a_time:
             if await self._alive():
                 return True
-            self._connection = await connect(self._server, SOON_GONE, CONNECT_S)
-            if await self._answers("SELECT pg_try_advisory_lock($1)", TRAINING):
-                return True
-            await self._leave()
-            return False
+            connection = await connect(self._server, SOON_GONE, CONNECT_S)
+            try:
+                granted = await _answers(connection, "SELECT pg_try_advisory_lock($1)", TRAINING)
+            except BaseException:  # cancelled, above all: who may have the right, and does not know, must not keep it
+                connection.terminate()
+                raise
+            if granted:
+                self._connection = connection
+            else:
+                await _close(connection)
+            return granted
 
     async def release(self) -> None:
         """Let another server have it."""
@@ -126,24 +132,29 @@ class TrainingLock:
     async def _alive(self) -> bool:
         if self._connection is None:
             return False
-        if await self._answers("SELECT true"):
+        if await _answers(self._connection, "SELECT true"):
             return True
         await self._leave()
         return False
-
-    async def _answers(self, query: str, *values: int) -> bool:
-        """Whether PostgreSQL says yes; a connection that is lost says no."""
-        import asyncpg
-
-        try:
-            return bool(await self._connection.fetchval(query, *values))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            self._connection.terminate()
-            return False
 
     async def _leave(self) -> None:
         """Close the connection, and with it give the right back."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(TimeoutError):  # it is cut off then
-                await connection.close(timeout=CONNECT_S)
+            await _close(connection)
+
+
+async def _answers(connection: Any, query: str, *values: int) -> bool:
+    """Whether PostgreSQL says yes; a connection that is lost says no."""
+    import asyncpg
+
+    try:
+        return bool(await connection.fetchval(query, *values))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        connection.terminate()
+        return False
+
+
+async def _close(connection: Any) -> None:
+    with contextlib.suppress(TimeoutError):  # it is cut off then
+        await connection.close(timeout=CONNECT_S)

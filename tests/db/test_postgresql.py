@@ -254,6 +254,39 @@ async def test_one_server_has_the_right_to_train(server: Postgres, database: Dat
     assert await database.take_training()
 
 
+async def test_who_is_cancelled_while_it_asks_has_no_right_to_train(
+    server: Postgres, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where another server has it, nor where it was granted to whom nobody waits for any more."""
+    import asyncpg
+
+    asks, asked = asyncpg.Connection.fetchval, asyncio.Event()
+
+    async def hang(connection: asyncpg.Connection, query: str, *values: int) -> None:
+        await asks(connection, query, *values)
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def cancelled(lock: postgresql.TrainingLock) -> None:
+        asked.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncpg.Connection, "fetchval", hang)
+            taking = asyncio.create_task(lock.take())
+            await asked.wait()
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+        assert not await lock.held()
+
+    lock = postgresql.TrainingLock(server)
+    await cancelled(lock)
+    async with asyncio.timeout(WAIT_S):
+        while not await database.take_training():  # noqa: ASYNC110 - PostgreSQL tells nobody
+            await asyncio.sleep(0.01)
+    await cancelled(lock)
+    assert await database.may_train() and not await lock.take()
+
+
 async def test_commits_are_synced(database: Database) -> None:
     """Also where the PostgreSQL is set not to wait for the disk, an answered write is on it."""
     assert "synchronous_commit=off" in postgres.FAST
