@@ -31,6 +31,8 @@ from prefanno.rows import Fault, Line, Reads, Row
 T = TypeVar("T")
 
 ALIVE = select(1)  # between rows of which none is added: PostgreSQL ends a transaction that asks nothing for long
+HELD = 4 << 20  # characters of the rows that are in memory at once: 500 of the longest would take gigabytes
+TURN = 300  # bytes that a turn takes beside its characters
 LISTED = 1000  # rows that a report names one by one; it counts all
 
 TEXTS = ("system_prompt", "human_input", "chosen", "chosen_thinking", "rejected", "rejected_thinking")
@@ -104,7 +106,7 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
     async with database.read() as session:
         await survey.known.add_all(session, source.character, tell)
     with _closing(_found(source)) as found:
-        while batch := await asyncio.to_thread(lambda: list(islice(found, PART))):
+        while batch := await asyncio.to_thread(lambda: _part(found, lambda one: one[1])):
             await asyncio.to_thread(survey.look_at, batch)
             tell(len(batch))
     report, wanted = survey.report, survey.marks.count(1)
@@ -182,7 +184,7 @@ async def _store(session: AsyncSession, source: Source, survey: _Survey, tell: T
     step, added = Step(character=source.character, kind="import"), 0
     with _closing(_found(source)) as found:
         rows = _again(found, survey)
-        while part := list(islice(rows, PART)):
+        while part := _part(rows, lambda one: one and one[1]):
             wanted = [marked for marked in part if marked]
             new = [to_annotation(source.character, row) for exact, row in wanted if exact not in late.exact]
             if new:
@@ -215,6 +217,24 @@ def _again(found: Iterator[tuple[Place, Row | Fault]], survey: _Survey) -> Itera
         raise ImportStopped(
             "a file was changed while it was imported; nothing was stored", "文件在导入过程中被修改，未保存任何内容"
         )
+
+
+def _part(found: Iterator[T], row: Callable[[T], object]) -> list[T]:
+    """The next rows, as many as are held at once: up to `PART`, fewer where they are long."""
+    part, length = [], 0
+    for one in islice(found, PART):
+        part.append(one)
+        length += _length(row(one))
+        if length > HELD:
+            break
+    return part
+
+
+def _length(row: object) -> int:
+    if not isinstance(row, Row):
+        return 0
+    texts = [getattr(row, name) or "" for name in TEXTS]
+    return sum(map(len, texts)) + sum(TURN + len(turn["content"]) for turn in row.context)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from prefanno.annotation import history
 from prefanno.annotation.export import export
-from prefanno.annotation.imports import LISTED, Options, Place, Report
+from prefanno.annotation.imports import HELD, LISTED, TURN, Options, Place, Report
 from prefanno.db import characters, upgrade
 from prefanno.db.engine import Database
 from prefanno.db.models import Step
@@ -181,6 +181,17 @@ async def test_an_import_is_one_step(database: Database, tmp_path: Path) -> None
     _, changed = await database.write(lambda session: history.undo(session, "li"))
     assert changed == 705 and await rows(database) == [SINGLE]
     assert await counts(database) == {"single": 1, "multi": 0}
+
+
+@pytest.mark.parametrize("place", ["chosen", "context"])
+async def test_few_long_rows_are_held_at_once(database: Database, tmp_path: Path, place: str) -> None:
+    """A small file may hold rows of megabytes: they are looked at, and stored, a few at a time."""
+    size, turns = HELD // 4, [{"role": role, "content": "a"} for role in ("user", "assistant")] * (HELD // 8 // TURN)
+    long = replace(SINGLE, context=turns) if place == "context" else replace(SINGLE, chosen="a" * size)
+    files = written(tmp_path, [replace(long, human_input=str(number)) for number in range(12)])
+    told: list[int] = []
+    assert (await load(database, *files, tell=told.append)).added == 12
+    assert sum(told) == 24 and max(told) <= 5
 
 
 async def test_how_far_it_is_can_be_told(database: Database, tmp_path: Path) -> None:
