@@ -18,6 +18,9 @@ PrefannoError
 ├── Unavailable           a part cannot serve now; trying again later can help
 │   ├── GenerationCancelled
 │   ├── EngineFailed
+│   │   ├── OutOfMemory
+│   │   └── EngineBroken
+│   ├── QueueFull
 │   ├── ImportStopped
 │   └── DatabaseUnavailable
 │       └── DatabaseDamaged
@@ -155,7 +158,7 @@ class Unavailable(PrefannoError):
 
 
 class GenerationCancelled(Unavailable):
-    """A load or an unload ended this generation."""
+    """A load, an unload or a request ended this generation."""
 
     english = "the generation was cancelled, because the model was unloaded or loaded anew"
     detail = "生成已取消：模型被卸载或重新加载，请重试"
@@ -166,6 +169,28 @@ class EngineFailed(Unavailable):
 
     english = "the engine failed"
     detail = "推理引擎出错"
+
+
+class OutOfMemory(EngineFailed):
+    """The memory does not suffice, even for a single candidate."""
+
+    english = "there is not enough memory for this request; shorten it, or load with a smaller max_new_tokens"
+    detail = "内存不足，无法生成：请缩短内容，或以更小的 max_new_tokens 重新加载"
+
+
+class EngineBroken(EngineFailed):
+    """The GPU can do nothing more in this process."""
+
+    english = "the GPU failed, and can only be used again after a restart of the server; everything else works"
+    detail = "GPU 发生故障，重启服务器后才能再次使用；其他功能不受影响"
+
+
+class QueueFull(Unavailable):
+    """Too many requests wait for the engine; `retry_after_s` is when one of them may be done."""
+
+    english = "too many generations wait already; try again later"
+    detail = "等待生成的请求过多，请稍后重试"
+    retry_after_s = 1.0
 
 
 class ImportStopped(Unavailable):

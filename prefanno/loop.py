@@ -3,7 +3,9 @@
 Model and trainer share one machine's memory, so either a model is loaded or a run is under way, never both.
 """
 
+import contextlib
 import secrets
+from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,8 @@ from prefanno.errors import (
     TrainingElsewhere,
     TrainingRunning,
 )
-from prefanno.generation.config import GenerationConfig
-from prefanno.generation.engine import Engine, Generated, Loaded
+from prefanno.generation.config import Event, Finished, GenerationConfig, Reply, Request
+from prefanno.generation.engine import Engine, Loaded
 from prefanno.prompting import Message
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
@@ -36,6 +38,15 @@ from prefanno.training.config import FORMAT, LORA, RunConfig, stages
 from prefanno.training.supervisor import Supervisor
 
 SEEDS = 2**31  # seeds are 0 to 2^31 - 1
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A generation as it was stored, its candidates by their ordinals, and what they were made with."""
+
+    generation: Generation
+    replies: dict[int, Reply]
+    loaded: Loaded
 
 
 @dataclass
@@ -68,18 +79,22 @@ class Loop:
         adapter = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
         return await self.engine.load(config, str(adapter.folder) if adapter else None, character.slug)
 
-    async def generate(
+    async def generate(  # noqa: PLR0913 - the fields of the request, and how it is read
         self,
         message: str,
         context: list[Message],
         seed: int | None = None,
         parent: int | None = None,
         character: str | None = None,
-    ) -> tuple[Generated, Generation]:
-        """Candidates for the message, and the generation as it was stored; raises as `Engine.generate`.
+        *,
+        client: str = "",
+        streams: bool = False,
+    ) -> AsyncGenerator[Event | Answered]:
+        """What happens while candidates for the message are written, at last these as they were stored.
 
         With `parent` the message goes on from that turn's best reply; InvalidInput where there is none, or the mode is
-        single.
+        single. Raises as `Engine.submit` before anything happens, later GenerationCancelled, InvalidInput or
+        EngineFailed. Who stops reading cancels it.
         """
         loaded = self._speaking(character)
         turn = None
@@ -91,16 +106,35 @@ class Loop:
             if self.engine.loaded is not loaded:  # meanwhile another character may have been loaded
                 raise GenerationCancelled
         seed = secrets.randbelow(SEEDS) if seed is None else seed
-        generated = await self.engine.generate(message, context, seed)
-        row = self._generation(message, context, seed, generated)
+        request = Request(message, context, seed, loaded.config, client, streams)
+        replies: dict[int, Reply] = {}
+        async with contextlib.aclosing(self.engine.submit(request).events()) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    replies[event.ordinal] = event.reply
+                yield event
+        yield await self._store(request, loaded, turn, replies)
 
-        async def store(session: AsyncSession) -> Generation:
+    async def _store(
+        self, request: Request, loaded: Loaded, turn: Generation | None, replies: dict[int, Reply]
+    ) -> Answered:
+        row = Generation(
+            character=loaded.character,
+            message=request.message,
+            context=[dict(turn) for turn in request.context],
+            settings=asdict(loaded.config),
+            base_model=self.settings.model,
+            adapter=Path(loaded.adapter).name if loaded.adapter else None,
+            seed=request.seed,
+        )
+
+        async def store(session: AsyncSession) -> None:
             await conversations.place(session, row, turn)
-            for ordinal, reply in enumerate(generated.replies, 1):
+            for ordinal, reply in sorted(replies.items()):
                 session.add(Candidate(generation_id=row.id, ordinal=ordinal, **asdict(reply)))
-            return row
 
-        return generated, await self.database.write(store)
+        await self.database.write(store)
+        return Answered(row, replies, loaded)
 
     async def start_training(self, slug: str | None = None) -> Run:
         """Export all of the character's choices, start a run.
@@ -147,15 +181,3 @@ class Loop:
                 {"character": [f"当前加载的角色是 {loaded.character}，请先用 POST /api/model/load 加载"]}
             )
         return loaded
-
-    def _generation(self, message: str, context: list[Message], seed: int, generated: Generated) -> Generation:
-        loaded = generated.loaded
-        return Generation(
-            character=loaded.character,
-            message=message,
-            context=[dict(turn) for turn in context],
-            settings=asdict(loaded.config),
-            base_model=self.settings.model,
-            adapter=Path(loaded.adapter).name if loaded.adapter else None,
-            seed=seed,
-        )

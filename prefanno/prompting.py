@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 THINK_TAG = re.compile(r"</?think(?:ing)?\s*>", re.IGNORECASE)
 CLOSE_TAG = re.compile(r"</think(?:ing)?\s*>", re.IGNORECASE)
+UNCERTAIN = re.compile(r"(?:\s|</?(?:think(?:ing)?\s*|thinkin|thinki|thin|thi|th|t)?)+\Z", re.IGNORECASE)
 
 
 class Message(TypedDict):
@@ -92,10 +93,15 @@ def split_thinking(text: str) -> tuple[str | None, str]:
 
 def without_tags(text: str) -> str:
     """The text without any think tag, also one that appears where another was taken out, and without NUL."""
-    text = text.replace("\0", "")
-    while (cleaned := THINK_TAG.sub("", text)) != text:
-        text = cleaned
-    return text.strip()
+    return _untagged(text).strip()
+
+
+def certain(text: str) -> str:
+    """What `without_tags` will begin with, however the text goes on.
+
+    The white space, the beginnings of tags and the half characters that it ends in may vanish yet.
+    """
+    return UNCERTAIN.sub("", _untagged(text.rstrip("\N{REPLACEMENT CHARACTER}"))).lstrip()
 
 
 _USER: Message = {"role": "user", "content": "prefanno-question"}
@@ -106,6 +112,13 @@ _INSTRUCTIONS = {
     "en": "Before you reply, think in character, in a sentence or two, between <think> and </think>; then reply.",
 }
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
+
+
+def _untagged(text: str) -> str:
+    text = text.replace("\0", "")
+    while (cleaned := THINK_TAG.sub("", text)) != text:
+        text = cleaned
+    return text
 
 
 def _begin(tokenizer: Any) -> str:

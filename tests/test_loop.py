@@ -1,8 +1,9 @@
 """What needs two stations, with a real database and real runs of a stub script."""
 
 import asyncio
+import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +15,10 @@ from prefanno import persona
 from prefanno.db.engine import Database
 from prefanno.db.models import Candidate, Character, Generation, Run
 from prefanno.errors import EngineFailed, ModelLoaded, NothingToTrain, PrefannoError, TrainingRunning
-from prefanno.generation.config import GenerationConfig, Reply
-from prefanno.generation.engine import Engine, Generated, Loaded
-from prefanno.loop import SEEDS, Loop
+from prefanno.generation.config import Finished, GenerationConfig, Reply, Request
+from prefanno.generation.engine import Engine, Loaded
+from prefanno.generation.job import Job
+from prefanno.loop import SEEDS, Answered, Loop
 from prefanno.prompting import Message
 from prefanno.settings import Settings
 from prefanno.training import adapters
@@ -53,13 +55,16 @@ class Voice:
         """Unload."""
         self.state, self.loaded = "unloaded", None
 
-    async def generate(self, message: str, _context: list[Message], seed: int) -> Generated:
+    def submit(self, request: Request) -> Job:
         """Two replies."""
+        job = Job(request)
         if self.fault:
-            raise self.fault
-        assert self.loaded is not None
-        replies = [Reply("hm", f"{message} {seed}", "stop", 5), Reply(None, "……", "length", 64)]
-        return Generated(replies, self.loaded)
+            job.fail(self.fault)
+            return job
+        job.put(Finished(1, Reply("hm", f"{request.message} {request.seed}", "stop", 5, 2**62, -1.5)))
+        job.put(Finished(2, Reply(None, "……", "length", 64, 1, None)))
+        job.put(None)
+        return job
 
     async def base_model(self) -> str:
         """Where the base model lies."""
@@ -139,6 +144,12 @@ async def test_a_load_is_refused_during_a_run(loop: Loop) -> None:
     assert (await loop.load(OPTIONS)).adapter == str(loop.settings.outputs / "li-simpo-1")
 
 
+async def _ask(loop: Loop, message: str = "hello", context: Sequence[Message] = (), seed: int | None = 7) -> Answered:
+    *_, answered = [event async for event in loop.generate(message, list(context), seed)]
+    assert isinstance(answered, Answered)
+    return answered
+
+
 async def test_a_load_is_refused_while_a_run_is_being_prepared(loop: Loop, voice: Voice) -> None:
     """From the moment a run is asked for, its memory is spoken for."""
     await add(loop.database, SINGLE)
@@ -154,27 +165,28 @@ async def test_a_generation_is_stored_with_all_it_was_made_with(loop: Loop) -> N
     """Message, context, settings, base model, adapter and seed are stored, and every candidate in its place."""
     adapter = _adapter(loop.settings, "li-simpo-2", "base")
     await loop.load(OPTIONS)
-    generated, generation = await loop.generate("你是谁？", CONTEXT, 7)
-    generation_id, seed = generation.id, generation.seed
-    assert (seed, len(generated.replies), generated.loaded.adapter) == (7, 2, adapter)
+    answered = await _ask(loop, "你是谁？", CONTEXT)
+    generation_id, seed = answered.generation.id, answered.generation.seed
+    assert (seed, len(answered.replies), answered.loaded.adapter) == (7, 2, adapter)
     (stored,) = await _all(loop.database, Generation)
     assert (stored.id, stored.message, stored.context, stored.seed) == (generation_id, "你是谁？", CONTEXT, 7)
     assert (stored.base_model, stored.adapter, stored.character) == ("base", "li-simpo-2", "li")
     assert GenerationConfig(**stored.settings) == CONFIG
+    fields = [each.name for each in dataclasses.fields(Reply)]
     candidates = [
-        (row.generation_id, row.ordinal, row.thinking, row.content, row.finish_reason, row.tokens)
+        [getattr(row, name) for name in ("generation_id", "ordinal", *fields)]
         for row in await _all(loop.database, Candidate)
     ]
     assert candidates == [
-        (generation_id, 1, "hm", "你是谁？ 7", "stop", 5),
-        (generation_id, 2, None, "……", "length", 64),
+        [generation_id, 1, "hm", "你是谁？ 7", "stop", 5, 2**62, -1.5],
+        [generation_id, 2, None, "……", "length", 64, 1, None],
     ]
 
 
 async def test_the_thinking_of_a_choice_is_found_among_what_was_generated(loop: Loop) -> None:
     """An annotation that chooses a candidate by its text gets the thinking of that candidate."""
     await loop.load(OPTIONS)
-    await loop.generate("hello", [], 7)
+    await _ask(loop)
     await add(loop.database, replace(SINGLE, chosen="hello 7"))
     (row,) = await rows(loop.database)
     assert row.chosen_thinking == "hm"
@@ -183,9 +195,9 @@ async def test_the_thinking_of_a_choice_is_found_among_what_was_generated(loop: 
 async def test_without_a_seed_each_generation_has_its_own(loop: Loop) -> None:
     """Seeds are drawn from the whole range, stored and told; 0 is a seed like any other."""
     await loop.load(OPTIONS)
-    seeds = [(await loop.generate("hello", [], None))[1].seed for _ in range(5)]
+    seeds = [(await _ask(loop, seed=None)).generation.seed for _ in range(5)]
     assert len(set(seeds)) > 1 and all(0 <= seed < SEEDS for seed in seeds)
-    assert (await loop.generate("hello", [], 0))[1].seed == 0
+    assert (await _ask(loop, seed=0)).generation.seed == 0
     assert [row.seed for row in await _all(loop.database, Generation)] == [*seeds, 0]
 
 
@@ -194,7 +206,7 @@ async def test_a_generation_that_fails_is_not_stored(loop: Loop, voice: Voice) -
     await loop.load(OPTIONS)
     voice.fault = EngineFailed("no")
     with pytest.raises(EngineFailed):
-        await loop.generate("hello", [], 7)
+        await _ask(loop)
     assert await _all(loop.database, Generation) == []
 
 

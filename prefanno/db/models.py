@@ -170,7 +170,11 @@ class Generation(Base):
 
 
 class Candidate(Base):
-    """One reply of a generation; `ordinal` counts from 1."""
+    """One reply of a generation; `ordinal` counts from 1.
+
+    `seed` made it and `mean_logprob` is what the model itself held of it (`generation/config.py`: Reply); both are null
+    in what was stored before these were recorded.
+    """
 
     __tablename__ = "candidates"
     __table_args__ = (UniqueConstraint("generation_id", "ordinal"), {"sqlite_autoincrement": True})
@@ -182,6 +186,8 @@ class Candidate(Base):
     content: Mapped[str]
     finish_reason: Mapped[str]
     tokens: Mapped[int]
+    seed: Mapped[int | None] = mapped_column(BigInteger)
+    mean_logprob: Mapped[float | None]
 
 
 class Run(Base):

@@ -5,35 +5,31 @@ needed.
 """
 
 import ctypes
-import difflib
 import gc
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from prefanno.errors import InvalidInput
-from prefanno.generation.config import GenerationConfig, Reply
-from prefanno.generation.sampling import Decoder, seed_of
-from prefanno.prompting import ChatTemplate, Message, conversation
-
-REDRAWS = 2
-NEAR_DUPLICATE = 0.9  # share of equal text above which a person would see the same reply twice
-FALLBACK = "……"  # what a character "says" when the model wrote nothing but tags, three times over
+from prefanno.generation.config import Request
+from prefanno.generation.writing import Vocabulary
+from prefanno.prompting import ChatTemplate, conversation
 
 
 class LocalModel:
-    """Base model and adapter in memory. Made by `load`, ended by `free`."""
+    """Base model and adapter in memory: `weights` decode, `vocabulary` says what tokens mean. Ended by `free`."""
 
     def __init__(self, base: str) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        self.tokenizer = AutoTokenizer.from_pretrained(base)
-        self.template = ChatTemplate.of(self.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        self._template = ChatTemplate.of(tokenizer)
         weights: Any = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(), use_safetensors=True)
         self._base: Any = weights.to(device()).eval()
-        self._model: Any = self._base
+        self.weights: Any = self._base
+        self._adapter: str | None = None
+        self.vocabulary = Vocabulary.of(tokenizer, self._template, self._base.generation_config.eos_token_id)
 
     @property
     def context_length(self) -> int:
@@ -49,51 +45,33 @@ class LocalModel:
         """Put this adapter (a folder) on the base in place of the one before it; None leaves the bare base."""
         from peft import PeftModel
 
-        if self._model is not self._base:
-            self._base = self._model.unload()
-            self._model = self._base
+        if adapter == self._adapter:
+            return
+        self._adapter = None  # whatever fails below
+        if self.weights is not self._base:
+            self._base = self.weights.unload()
+            self.weights = self._base
         if adapter:
-            self._model = PeftModel.from_pretrained(self._base, adapter, use_safetensors=True).eval()
+            self.weights = PeftModel.from_pretrained(self._base, adapter, use_safetensors=True).eval()
+            self._adapter = adapter
 
-    def generate(
-        self,
-        config: GenerationConfig,
-        message: str,
-        context: list[Message],
-        seed: int,
-        check_cancelled: Callable[[], None] = lambda: None,
-    ) -> list[Reply]:
-        """`num_responses` replies that differ where sampling allows it.
-
-        Raises InvalidInput where prompt and reply do not fit the model's context, and what `check_cancelled` raises.
-        """
-        prompt = self.template.prompt(conversation(config.system_prompt, context, message), config.enable_thinking)
-        self._check_length(prompt, config)
-        decoder = Decoder(self._model, self.tokenizer, self.template, check_cancelled)
-        ordinals = list(range(config.num_responses))
-        replies = decoder.run(prompt, config, [seed_of(seed, i, 0) for i in ordinals])
-        for attempt in range(1, REDRAWS + 1):
-            again = [i for i in ordinals if not replies[i].content or _resembles(replies[i], replies[:i])]
-            if not again:
-                break
-            drawn = decoder.run(prompt, config, [seed_of(seed, i, attempt) for i in again])
-            for i, reply in zip(again, drawn, strict=True):
-                replies[i] = reply
-        return [_never_empty(reply) for reply in replies]
-
-    def free(self) -> None:
-        """Let go of all weights and give the memory back to the system."""
-        self._model = self._base = None
-        collect()
-
-    def _check_length(self, prompt: str, config: GenerationConfig) -> None:
-        tokens = len(self.tokenizer(prompt, add_special_tokens=False).input_ids)
-        if tokens + config.max_new_tokens > self.context_length:
+    def prompt(self, request: Request) -> list[int]:
+        """The tokens that the model continues. Raises InvalidInput where they and a reply do not fit its context."""
+        config = request.config
+        messages = conversation(config.system_prompt, request.context, request.message)
+        tokens = self.vocabulary.encode(self._template.prompt(messages, config.enable_thinking))
+        if len(tokens) + config.max_new_tokens > self.context_length:
             text = (
-                f"人设、上下文与消息共 {tokens} 个 token，加上 max_new_tokens={config.max_new_tokens}，"
+                f"人设、上下文与消息共 {len(tokens)} 个 token，加上 max_new_tokens={config.max_new_tokens}，"
                 f"超过模型上限 {self.context_length}；请缩短内容或减小 max_new_tokens"
             )
             raise InvalidInput({"message": [text]})
+        return tokens
+
+    def free(self) -> None:
+        """Let go of all weights and give the memory back to the system."""
+        self.weights = self._base = None
+        collect()
 
 
 def device() -> str:
@@ -139,16 +117,3 @@ def _dtype() -> Any:
         return "auto"
     features = torch.cpu.get_capabilities()
     return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
-
-
-def _resembles(reply: Reply, others: list[Reply]) -> bool:
-    text = " ".join(reply.content.casefold().split())
-    for other in others:
-        matcher = difflib.SequenceMatcher(None, text, " ".join(other.content.casefold().split()), autojunk=False)
-        if matcher.quick_ratio() > NEAR_DUPLICATE and matcher.ratio() > NEAR_DUPLICATE:
-            return True
-    return False
-
-
-def _never_empty(reply: Reply) -> Reply:
-    return reply if reply.content else Reply(reply.thinking, FALLBACK, reply.finish_reason, reply.tokens)

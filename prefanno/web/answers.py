@@ -92,6 +92,9 @@ class Candidate(Answer):
     id = fields.Integer(required=True)
     thinking = fields.String()
     content = fields.String(required=True)
+    finish_reason = fields.String(required=True)
+    tokens = fields.Integer(required=True)
+    mean_logprob = fields.Float(required=True, allow_none=True)
 
 
 class Generated(Answer):

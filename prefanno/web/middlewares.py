@@ -7,6 +7,7 @@ anything else is read.
 
 import errno
 import logging
+import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,7 @@ STATUSES: dict[type[errors.PrefannoError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.NotReady: 400,
+    errors.QueueFull: 429,  # before what it is a kind of
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }
@@ -115,4 +117,5 @@ def _failure(error: errors.PrefannoError) -> web.Response:
         content["errors"] = error.fields
     if status >= SERVER_FAULT:
         log.warning("%s", error)
-    return reply(content, status)
+    wait = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, errors.QueueFull) else None
+    return reply(content, status, wait)

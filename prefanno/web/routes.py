@@ -21,6 +21,7 @@ ROUTES = [
     web.post("/api/model/unload", model.unload),
     web.get("/api/model/status", model.status),
     web.post("/api/generate", generation.generate),
+    web.post("/api/generate/stream", generation.stream),
     web.post("/api/dataset/add", dataset.add),
     web.get("/api/dataset/stats", dataset.stats),
     web.get("/api/dataset/list", dataset.show),

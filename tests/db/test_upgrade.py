@@ -70,9 +70,20 @@ def test_the_first_migration_can_be_taken_back(file: Path) -> None:
 def test_a_migration_that_would_lose_choices_is_not_taken_back(file: Path) -> None:
     """The second one names the cure, a backup, and leaves the file as it is."""
     upgrade.upgrade(file)
+    command.downgrade(upgrade.config(file), "0002")
     schema = _schema(file)
     with pytest.raises(NotImplementedError, match="prefanno db restore"):
         command.downgrade(upgrade.config(file), "0001")
+    assert _schema(file) == schema and revision(file) == "0002"
+
+
+def test_later_migrations_can_be_taken_back(file: Path) -> None:
+    """Down and up again, the tables are the same."""
+    upgrade.upgrade(file)
+    schema = _schema(file)
+    command.downgrade(upgrade.config(file), "0002")
+    assert _schema(file) != schema
+    upgrade.upgrade(file)
     assert _schema(file) == schema and revision(file) == HEAD
 
 

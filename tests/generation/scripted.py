@@ -28,11 +28,13 @@ class Scripted:
         """All that the model has read so far: the prompt, and what was written after it."""
         return str(self.tokenizer.decode(self.ids, skip_special_tokens=False))
 
-    def __call__(self, input_ids: Any, **_options: Any) -> SimpleNamespace:
+    def __call__(self, input_ids: Any, past_key_values: Any, **_options: Any) -> SimpleNamespace:
         """The scores of the next token."""
         import torch
 
         self.calls += 1
+        nothing = torch.zeros(1, 1, input_ids.shape[1], 1)
+        past_key_values.update(nothing, nothing, 0)
         self.ids += input_ids[0].tolist()
         scores = torch.full((1, 1, len(self.tokenizer)), -30.0)
         scores[0, 0, self._first("x")] = 10.0

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from prefanno.errors import EngineFailed, GenerationCancelled, InvalidInput, ModelLoading, ModelNotLoaded, NotReady
+from prefanno.errors import EngineFailed, GenerationCancelled, InvalidInput, ModelLoading, ModelNotLoaded
 from prefanno.generation import engine as module
-from prefanno.generation.config import GenerationConfig, Reply
+from prefanno.generation.config import Finished, GenerationConfig, Reply, Request
+from prefanno.generation.decoding import Decoding
 from prefanno.generation.engine import Engine, Loaded
+from prefanno.generation.job import Job
 from prefanno.settings import Settings
 
 pytestmark = pytest.mark.sqlite_only  # no database is opened
@@ -71,21 +73,43 @@ class Model:
         stage.note(f"read {base}")
 
     def use(self, adapter: str | None) -> None:
-        """Put the adapter on."""
+        """Put the adapter on, unless it is."""
+        if (adapter or "bare") == self.adapter:
+            return
         self.stage.note(f"use {adapter}")
         self.adapter = adapter or "bare"
-
-    def generate(
-        self, config: GenerationConfig, message: str, _context: list[Any], seed: int, check: Callable[[], None]
-    ) -> list[Reply]:
-        """One reply, that says what it was made with."""
-        self.stage.note(f"generate {message}")
-        check()
-        return [Reply(None, f"{self.adapter} {config.temperature} {message} {seed}", "stop", 1)]
 
     def free(self) -> None:
         """Let go."""
         self.stage.note("free")
+
+
+class Written(Decoding):
+    """Stands in for a batch: it takes one job, and writes one reply that says what it was made with."""
+
+    stage: Stage
+    model: Model | None = None
+
+    @property
+    def takes_more(self) -> bool:
+        """For one job."""
+        return not self.jobs
+
+    def read(self, model: Any, job: Job) -> None:
+        """Note by which model it will be written."""
+        self.model = None if job.cancelled else model
+
+    def write(self, _shall_pause: Callable[[], bool]) -> bool:
+        """Write."""
+        (job,) = self.jobs
+        if self.model is not None:
+            request = job.request
+            self.stage.note(f"generate {request.message}")
+            reply = f"{self.model.adapter} {request.config.temperature} {request.message} {request.seed}"
+            job.put(Finished(1, Reply(None, reply, "stop", 1, 0, None)))
+            job.is_over = True
+            job.put(None)
+        return True
 
 
 @pytest.fixture
@@ -93,6 +117,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """The stage on which the engine's models stand."""
     stage = Stage()
     monkeypatch.setattr(module, "LocalModel", lambda base: Model(stage, base))
+    monkeypatch.setattr(module, "Decoding", Written)
+    monkeypatch.setattr(Written, "stage", stage, raising=False)
     yield stage
     stage.gate.set()
 
@@ -111,15 +137,20 @@ def _state(engine: Engine) -> str:
     return engine.state
 
 
-async def _replies(engine: Engine, message: str = "hi") -> list[str]:
-    return [reply.content for reply in (await engine.generate(message, [], 7)).replies]
+async def _generate(engine: Engine, message: str = "hi") -> list[Reply]:
+    config = engine.loaded.config if engine.loaded else CONFIG
+    return await engine.submit(Request(message, [], 7, config)).replies()
+
+
+async def _replies(engine: Engine) -> list[str]:
+    return [reply.content for reply in await _generate(engine)]
 
 
 async def test_at_first_nothing_is_loaded(engine: Engine, stage: Stage) -> None:
     """Before a load there is no model to generate with, and unloading is harmless."""
     assert (engine.state, engine.loaded) == ("unloaded", None)
     with pytest.raises(ModelNotLoaded):
-        await engine.generate("hi", [], 7)
+        await _generate(engine)
     await engine.unload()
     assert stage.events == []
 
@@ -216,7 +247,7 @@ async def test_unload_and_load_cancel_generations(engine: Engine, stage: Stage, 
     """A generation under way, and those that wait behind it, end with GenerationCancelled; the next one works."""
     await engine.load(CONFIG, "a")
     stage.close()
-    generating = [asyncio.create_task(engine.generate(f"message {number}", [], 7)) for number in range(3)]
+    generating = [asyncio.create_task(_generate(engine, f"message {number}")) for number in range(3)]
     await stage.taken()
     ending = engine.unload() if action == "unload" else engine.load(OTHER, "a" if action == "load" else "b")
     ended = asyncio.ensure_future(ending)
@@ -231,28 +262,24 @@ async def test_unload_and_load_cancel_generations(engine: Engine, stage: Stage, 
     assert (await _replies(engine))[0].endswith("0.5 hi 7")
 
 
-async def test_a_generation_says_what_it_was_made_with(engine: Engine, stage: Stage) -> None:
-    """A generation asked for while an adapter is exchanged is never made with one adapter and filed under the other."""
+async def test_a_generation_during_a_load_is_refused(engine: Engine, stage: Stage) -> None:
+    """A generation asked for while an adapter is exchanged is refused, not filed under the wrong one."""
     await engine.load(CONFIG, "a")
     stage.close()
     loading = asyncio.create_task(engine.load(OTHER, "b"))
     await stage.taken()
-    generating = asyncio.create_task(engine.generate("hi", [], 7))
+    generating = asyncio.create_task(_generate(engine))
     await asyncio.sleep(0)
     stage.gate.set()
     await loading
-    try:
-        generated = await generating
-    except (NotReady, GenerationCancelled):
-        return  # refused or cancelled is fine
-    (reply,) = generated.replies
-    assert reply.content == f"{generated.loaded.adapter} {generated.loaded.config.temperature} hi 7"
+    with pytest.raises(ModelLoading):
+        await generating
 
 
 async def test_everything_runs_in_one_thread(engine: Engine, stage: Stage) -> None:
     """Reading, adapting, generating and freeing happen in the engine's one thread, which is not the loop's."""
     await engine.load(CONFIG, "a")
-    await asyncio.gather(*(engine.generate(str(number), [], 7) for number in range(5)))
+    await asyncio.gather(*(_generate(engine, str(number)) for number in range(5)))
     await engine.unload()
     (thread,) = stage.threads
     assert thread.startswith("engine") and thread != threading.current_thread().name
@@ -263,12 +290,12 @@ async def test_a_fault_while_generating_is_told_and_survived(
 ) -> None:
     """An exception in the thread reaches who waits, as EngineFailed; the log has the traceback; the next call works."""
     await engine.load(CONFIG, None)
-    stage.fault = RuntimeError("CUDA out of memory")
+    stage.fault = RuntimeError("no kernel")
     with pytest.raises(EngineFailed) as failed:
-        await engine.generate("hi", [], 7)
-    assert str(failed.value) == "the engine failed: RuntimeError: CUDA out of memory"
-    assert failed.value.detail == "推理引擎出错：RuntimeError: CUDA out of memory"
-    assert "in generate" in caplog.text and "CUDA out of memory" in caplog.text
+        await _generate(engine)
+    assert str(failed.value) == "the engine failed: RuntimeError: no kernel"
+    assert failed.value.detail == "推理引擎出错：RuntimeError: no kernel"
+    assert "in write" in caplog.text and "no kernel" in caplog.text
     assert engine.state == "loaded"
     assert await _replies(engine) == ["bare 0.85 hi 7"]
 
@@ -280,7 +307,7 @@ async def test_a_fault_keeps_nothing_of_the_thread_alive(engine: Engine, stage: 
     stage.fault = kind()
     stage.things.clear()
     with pytest.raises((EngineFailed, GenerationCancelled)) as failed:
-        await engine.generate("hi", [], 7)
+        await _generate(engine)
     gc.collect()
     assert failed.value is not None
     assert len(stage.things) == 1 and stage.things[0]() is None
@@ -291,7 +318,7 @@ async def test_an_error_of_ours_stays_what_it_is(engine: Engine, stage: Stage) -
     await engine.load(CONFIG, None)
     stage.fault = InvalidInput({"message": ["太长"]})
     with pytest.raises(InvalidInput) as refused:
-        await engine.generate("hi", [], 7)
+        await _generate(engine)
     assert refused.value.fields == {"message": ["太长"]}
 
 
@@ -302,7 +329,7 @@ async def test_a_load_that_fails_leaves_nothing_loaded(engine: Engine, stage: St
         await engine.load(CONFIG, None)
     assert (engine.state, engine.loaded, engine._model) == ("unloaded", None, None)
     with pytest.raises(ModelNotLoaded):
-        await engine.generate("hi", [], 7)
+        await _generate(engine)
     await engine.load(CONFIG, None)
     assert engine.state == "loaded"
 
@@ -346,20 +373,3 @@ async def test_the_base_model_can_be_asked_for_without_loading(engine: Engine, s
     """A run needs the base model's place, not its weights."""
     assert await engine.base_model() == "base"
     assert stage.events == [] and engine.state == "unloaded"
-
-
-async def test_a_real_model_goes_through_the_same_states(settings: Settings) -> None:
-    """With real weights: load, generate, generate the same again, unload; the weights are gone."""
-    engine = Engine(settings)
-    try:
-        config = replace(CONFIG, max_new_tokens=64, num_responses=2)
-        loaded = await engine.load(config, None)
-        assert loaded.context_length == 512
-        first = await engine.generate("hi", [], 7)
-        assert len(first.replies) == 2 and first == await engine.generate("hi", [], 7)
-        assert engine._model is not None
-        weights = weakref.ref(next(engine._model._base.parameters()))
-        await engine.unload()
-        assert weights() is None
-    finally:
-        await engine.close()

@@ -109,12 +109,13 @@ def test_train_sh_makes_an_adapter_that_changes_the_model(trained: Trained) -> N
     """The adapter can be put on the base, and with it the model writes something else."""
     from prefanno.generation.config import GenerationConfig
     from prefanno.generation.model import LocalModel
+    from tests.generation.direct import answer
 
     model = LocalModel(str(trained.model))
     config = GenerationConfig(PERSONA, num_responses=2, max_new_tokens=64)
-    bare = model.generate(config, "Who are you?", [], 7)
+    bare = answer(model, config, "Who are you?")
     model.use(str(trained.folder / "adapter"))
-    assert model.generate(config, "Who are you?", [], 7) != bare
+    assert answer(model, config, "Who are you?") != bare
 
 
 def test_both_stages_train_one_adapter_on_all_linear_layers(trained: Trained) -> None:

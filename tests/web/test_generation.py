@@ -1,18 +1,23 @@
 """Candidates over HTTP, from the tiny random model: what is tested is the contract, not what a model says."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
 import pytest
+from aiohttp import ClientTimeout
 
 from prefanno.keys import LOOP
+from prefanno.settings import Settings
 from prefanno.web import answers
 from tests.conftest import Client
+from tests.looking import fetch
 from tests.web.conftest import accepted, busy, faults, refused, shared, until, waiting
 
 LOAD, GENERATE = "/api/model/load", "/api/generate"
 SHORT = {"system_prompt": "你是离。", "max_new_tokens": 64, "num_responses": 2}
+LONG = SHORT | {"enable_thinking": False, "max_new_tokens": 400, "num_responses": 10}
 THINK_TAG = re.compile("</?think", re.IGNORECASE)
 MAX_SEED = 2**31 - 1
 
@@ -44,7 +49,7 @@ async def test_thinking_is_absent_where_it_is_off_or_hidden(standing: Client, se
     body = await _generate(standing, {"seed": 7})
     assert any("thinking" in candidate for candidate in body["responses"])
     body = await _generate(standing, {"seed": 7}, **{setting: False})
-    assert all(set(candidate) == {"id", "content"} for candidate in body["responses"])
+    assert not any("thinking" in candidate for candidate in body["responses"])
 
 
 @shared
@@ -153,7 +158,80 @@ async def test_a_load_or_an_unload_cancels_a_generation(client: Client, path: st
         generation = asyncio.create_task(client.post(GENERATE, json={"message": "你好"}))
         await until(lambda: waiting(client) >= 1)
         change = asyncio.create_task(client.post(path))
-        await until(lambda: waiting(client) >= 2)
-    await refused(await generation, 503, "生成已取消")
+        await refused(await generation, 503, "生成已取消")
     await accepted(await change, answers.Done)
     assert client.app[LOOP].engine.state == ("loaded" if path == LOAD else "unloaded")
+
+
+def _events(text: str) -> list[tuple[str, Any]]:
+    """The names and the data of server-sent events."""
+    frames = [frame.split("\n") for frame in text.split("\n\n") if frame]
+    assert all(len(frame) == 2 for frame in frames)
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in frames]
+
+
+def _followed(events: list[tuple[str, Any]], side: str) -> dict[int, str]:
+    """What somebody has of each candidate who follows the words."""
+    texts: dict[int, str] = {}
+    for name, data in events:
+        if name == "delta":
+            before = "" if data.get("replaces") else texts.get(data["id"], "")
+            texts[data["id"]] = before + data.get(side, "")
+    return texts
+
+
+@shared
+@pytest.mark.parametrize("thinking", [True, False])
+async def test_a_stream_says_word_by_word_what_is_stored(standing: Client, thinking: bool) -> None:
+    """The words of each candidate add up to its reply; at the end comes the answer that the JSON call gives."""
+    whole = await _generate(standing, {"seed": 7}, enable_thinking=thinking)
+    answer = await standing.post(f"{GENERATE}/stream", json={"message": "你是谁？", "seed": 7})
+    assert answer.status == 200 and answer.content_type == "text/event-stream"
+    events = _events(await answer.text())
+    names = [name for name, _ in events]
+    assert names[0] == "queued" and names[-1] == "done" and names.count("done") == 1
+    done = events[-1][1]
+    assert done | {"generation_id": whole["generation_id"]} == whole
+    for side in ("content", "thinking") if thinking else ("content",):
+        followed = _followed(events, side)
+        assert followed == {reply["id"]: reply.get(side, "") for reply in done["responses"]}
+    finished = [data for name, data in events if name == "finished"]
+    assert {reply["id"]: reply for reply in finished} == {reply["id"]: reply for reply in done["responses"]}
+    assert names.count("delta") > len(finished)
+
+
+@shared
+async def test_a_stream_hides_the_thoughts_that_are_not_to_be_shown(standing: Client) -> None:
+    """With show_thinking off no event has a thought."""
+    await accepted(await standing.post(LOAD, json=SHORT | {"show_thinking": False}), answers.Loaded)
+    answer = await standing.post(f"{GENERATE}/stream", json={"message": "你是谁？", "seed": 7})
+    assert "thinking" not in await answer.text()
+
+
+async def test_a_stream_that_is_refused_is_no_stream(client: Client) -> None:
+    """What can be refused before the first word is refused as everywhere."""
+    await refused(await client.post(f"{GENERATE}/stream", json={"message": "?"}), 400, "模型未加载")
+    await refused(await client.post(f"{GENERATE}/stream", json={}), 400, "请求参数错误")
+
+
+async def test_a_stream_that_is_cancelled_ends_with_an_error(client: Client) -> None:
+    """An unload in the middle ends the stream with an event that says so, and nothing is stored."""
+    await accepted(await client.post(LOAD, json=LONG), answers.Loaded)
+    answer = await client.post(f"{GENERATE}/stream", json={"message": "?"})
+    await answer.content.readuntil(b"event: delta")
+    await accepted(await client.post("/api/model/unload"), answers.Done)
+    *_, (name, data) = _events("event: delta" + (await answer.content.read()).decode())
+    assert name == "error" and data["detail"].startswith("生成已取消")
+
+
+@pytest.mark.parametrize("path", [GENERATE, f"{GENERATE}/stream"])
+async def test_a_client_that_leaves_ends_its_generation(client: Client, settings: Settings, path: str) -> None:
+    """The engine is idle long before the text would have ended, nothing is stored, and the next client is served."""
+    await accepted(await client.post(LOAD, json=LONG), answers.Loaded)
+    engine = client.app[LOOP].engine
+    with pytest.raises(TimeoutError):
+        async with client.post(path, json={"message": "?"}, timeout=ClientTimeout(total=0.2)) as answer:
+            await answer.read()
+    await until(lambda: engine.is_idle)
+    assert fetch(settings.database, "SELECT id FROM generations") == []
+    await _generate(client, {})
