@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from prefanno.rows import Fault, Row
 
-from .containers import LONGEST
 from .thinking import split
 from .values import Entry, Turns, must_be, turns, without_trace
 
@@ -21,7 +20,7 @@ SIDES = ("chosen", "rejected")
 SHORT = 40  # characters of a name that a message quotes
 MOST = 50  # replies in a ranking, which makes 1,225 pairs; Argilla asks for no more either
 
-LONGEST_PAIRS = 8 * LONGEST  # characters of the pairs of one choice together, each of which holds the prompt
+LONGEST_PAIRS = 24 << 20  # characters of the pairs of one choice together, each of which holds the prompt
 
 KINDS = {"task": "任务", "annotation": "标注", "record": "记录", "user": "用户"}
 

@@ -14,7 +14,9 @@ import orjson
 
 from prefanno.rows import Fault, Line
 
-LONGEST = 3 << 20  # of one entry; the API takes bodies of 1 MiB, so what it stores makes rows of about 2 MiB
+# Bytes of one entry, in UTF-8. The API takes bodies of 1 MiB: a persona, the earlier turns, the question and the
+# replies may have come in one each, and a thought is written twice.
+LONGEST = 6 << 20
 CHUNK = 1 << 16
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Windows programs begin a file with it
 PARQUET = b"PAR1"  # a parquet file begins with it
@@ -116,7 +118,7 @@ def json_entries(file: Path) -> Entries:
 def too_long() -> Fault:
     """An entry takes more than memory is meant for."""
     size = LONGEST >> 20
-    return Fault(f"is longer than {size} million characters; split it", f"超过 {size} 百万字符，请拆分")
+    return Fault(f"is longer than {size} MiB; split it", f"超过 {size} MiB，请拆分")
 
 
 def not_utf8() -> Fault:
@@ -136,6 +138,10 @@ def is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogateescape"))
 
 
 def _too_deep() -> Fault:
@@ -230,12 +236,14 @@ class _Scanner:
             else:
                 begin = self._at
                 self._pass(end)
-                return entry if is_utf8(self._buffer[begin:end]) else not_utf8()
+                if not is_utf8(text := self._buffer[begin:end]):
+                    return not_utf8()
+                return entry if _size(text) <= LONGEST else too_long()
 
     def _go_on(self, error: json.JSONDecodeError) -> None:
         """Read on where the value is only cut off by the end of the buffer. Raises Fault where it is broken."""
         length = len(self._buffer) - self._at
-        if length > LONGEST:
+        if length > LONGEST or _size(self._buffer[self._at :]) > LONGEST:
             raise too_long()
         cut_off = error.msg.startswith("Unterminated string") or error.pos > len(self._buffer) - len(r"\u0000false")
         size = min(max(CHUNK, length), LONGEST + 1 - length)  # twice as much each time: linear in all

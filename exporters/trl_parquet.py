@@ -16,7 +16,7 @@ import orjson
 from prefanno.rows import Fault, Found
 
 from . import parquet_rows
-from .containers import LONGEST, Entries, parsed_lines
+from .containers import Entries, parsed_lines
 from .datasets import DATASETS, DatasetWriter
 from .trl import SPELL, row
 from .values import rows
@@ -24,7 +24,8 @@ from .values import rows
 if TYPE_CHECKING:
     import pyarrow as pa
 
-GROUP = 1000  # rows that are held in memory, fewer where they are longer than LONGEST together
+HELD = 3 << 20  # bytes
+GROUP = 1000  # rows that are held in memory, fewer where they are longer than HELD together
 
 
 class Table:
@@ -44,7 +45,7 @@ class Table:
         self._entries.append(entry)
         self._size += len(orjson.dumps(entry))
         self.count += 1
-        if len(self._entries) == GROUP or self._size > LONGEST:
+        if len(self._entries) == GROUP or self._size > HELD:
             self._flush()
 
     def close(self) -> None:

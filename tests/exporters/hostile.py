@@ -48,7 +48,7 @@ GOOD = {
     "csv": "human_input,chosen,rejected\r\n离?,Lí,AI\r\n",
 }
 OPENING = {"sharegpt": b"[", "csv": b"human_input,chosen\r\n"}
-KEYS = b",".join(b'"%d":0' % number for number in range(400_000))
+KEYS = b",".join(b'"%d":0' % number for number in range(700_000))
 
 # Each begins somehow and goes on without end.
 ENDLESS: dict[str, tuple[bytes, bytes]] = {

@@ -20,7 +20,7 @@ from tests.exporters.hostile import GOOD, TEXT_FORMATS
 from tests.exporters.written import found_in, row, write
 
 ROOT = Path(__file__).parent.parent.parent
-MORE = 150  # megabytes of memory over a good file's
+MORE = 300  # megabytes of memory over a good file's
 GROUPS = ("longest", "encodings", "kinds", "values")
 
 # They hold nothing at all, which a file of JSON lines, or a CSV's rows, may.
@@ -46,7 +46,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 @linux
 @pytest.mark.parametrize("form", TEXT_FORMATS)
-@pytest.mark.parametrize("megabytes", [4, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.parametrize("megabytes", [8, pytest.param(100, marks=pytest.mark.long)])
 def test_what_never_ends_is_refused(tmp_path: Path, usual: dict[str, int], form: str, megabytes: int) -> None:
     """A line, a string, a cell, a list, a number, a nesting or a row without end does not fill the memory."""
     _check(form, _run("tests.exporters.hostile", form, "bombs", str(megabytes), str(tmp_path)), usual)

@@ -1,5 +1,6 @@
 """What a format writes, its reader gives back: every row, every character."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,21 @@ def test_long_texts_come_back(tmp_path: Path, form: str) -> None:
     writer = write(form, tmp_path, written)
     (file,) = [tmp_path / name for name, count in writer.counts.items() if count]
     assert [(one.chosen, one.context) for one in read(form, file)] == [(one.chosen, one.context) for one in written]
+
+
+@pytest.mark.parametrize("letter", ["谜", '"', "\n", "\x01", "🦊"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_longest_row_comes_back(tmp_path: Path, form: str, letter: str) -> None:
+    """A body of 1 MiB each for the persona, the earlier turns, the question and the thought, whatever they hold."""
+    long = letter * (((1 << 20) - 100) // len(json.dumps(letter, ensure_ascii=False).encode()[1:-1]))
+    written = row(
+        system_prompt=f"a{long}", context=talk(f"a{long}", "b"), human_input=f"a{long}", chosen_thinking=f"a{long}b"
+    )
+    writer = write(form, tmp_path, [written])
+    (file,) = [tmp_path / name for name, count in writer.counts.items() if count]
+    (found,) = read(form, file)
+    assert (found.system_prompt, found.context, found.human_input) == (f"a{long}", written.context, written.human_input)
+    assert (found.chosen, found.chosen_thinking) == (written.chosen, written.chosen_thinking)
 
 
 def _replies(one: Row) -> tuple[str | None, ...]:
