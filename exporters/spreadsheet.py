@@ -36,7 +36,7 @@ COLUMNS = (
 )
 FORMULA = tuple("=+-@\t\r\n＝＋－＠'")
 SAVE = 'save it as "CSV UTF-8 (comma delimited)"', "请另存为“CSV UTF-8（逗号分隔）”"  # as Excel calls it
-CELL = 32_767  # characters that a cell of Excel holds; it cuts off the rest
+CELL = 32_767  # UTF-16 units that a cell of Excel holds, an emoji being two or more; it cuts off the rest
 
 csv.field_size_limit(LONGEST)  # the module's own limit is 131,072
 
@@ -60,7 +60,7 @@ class Writer:
             cells = [_safe(cell) for cell in _cells(row)]
             self._csv.writerow(cells)
             self._count += 1
-            if max(map(len, cells)) > CELL:
+            if any(_units(cell) > CELL for cell in cells):
                 self.losses["long_cell"] += 1
 
 
@@ -172,6 +172,10 @@ def _cells(row: Row) -> list[str]:
     sides = (row.chosen, row.chosen_thinking, row.rejected, row.rejected_thinking)
     about = (row.created_at.isoformat(), str(row.weight))
     return [row.mode, row.system_prompt, context, row.human_input, *(text or "" for text in sides), *about]
+
+
+def _units(cell: str) -> int:
+    return len(cell) if 2 * len(cell) <= CELL else len(cell.encode("utf-16-le")) // 2  # few are long enough to matter
 
 
 def _safe(cell: str) -> str:

@@ -56,9 +56,10 @@ def test_excel_knows_the_encoding(tmp_path: Path) -> None:
 
 
 def test_a_cell_that_excel_would_cut_is_counted(tmp_path: Path) -> None:
-    """Excel holds 32,767 characters in a cell; a row with a longer one is written whole, and counted."""
-    rows_ = [row("a" * 32_767), row("a" * 32_768), row("=" * 32_767)]
-    assert write("csv", tmp_path, rows_).losses == {"long_cell": 2}
+    """Excel holds 32,767 UTF-16 units in a cell; a row with a longer one is written whole, and counted."""
+    fitting = [row("a" * 32_767), row("谜" * 32_767), row("🦊" * 16_383)]
+    rows_ = [*fitting, row("a" * 32_768), row("=" * 32_767), row("🦊" * 16_384)]
+    assert write("csv", tmp_path, rows_).losses == {"long_cell": 3}
     assert read("csv", tmp_path / "li.csv") == rows_
 
 
