@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters import sharegpt
+from exporters.containers import LONGEST
 from prefanno.rows import Fault, Row
 from tests.exporters.written import NOW, read, row, rows, talk, write
 from tests.properties import unhurried
@@ -179,3 +180,12 @@ def test_a_time_with_a_zone_is_read_as_utc(tmp_path: Path) -> None:
     (entry,) = _entries(_preference(tmp_path, row()))
     (found,) = read("sharegpt", _file(tmp_path, {**entry, "created_at": "2026-01-27T20:00:00.123456+08:00"}))
     assert found.created_at == NOW
+
+
+def test_a_row_is_measured_in_bytes(tmp_path: Path) -> None:
+    """A list is no roomier than lines: of Chinese, a third as many characters fit as of English."""
+    for said, fits in (("a" * (LONGEST - 1000), True), ("谜" * (LONGEST // 3), False)):
+        (tmp_path / str(fits)).mkdir()
+        write("sharegpt", tmp_path / str(fits), [row(human_input=said)])
+        (found,) = sharegpt.reading(tmp_path / str(fits) / "li_preference.json")
+        assert isinstance(found[1], Row) is fits and (fits or "longer than 6 MiB" in str(found[1]))
