@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -186,7 +187,8 @@ async def test_an_import_is_one_step(database: Database, tmp_path: Path) -> None
 @pytest.mark.parametrize("place", ["chosen", "context"])
 async def test_few_long_rows_are_held_at_once(database: Database, tmp_path: Path, place: str) -> None:
     """A small file may hold rows of megabytes: they are looked at, and stored, a few at a time."""
-    size, turns = HELD // 4, [{"role": role, "content": "a"} for role in ("user", "assistant")] * (HELD // 8 // TURN)
+    size = HELD // 4
+    turns: list[Any] = [{"role": role, "content": "a"} for role in ("user", "assistant")] * (HELD // 8 // TURN)
     long = replace(SINGLE, context=turns) if place == "context" else replace(SINGLE, chosen="a" * size)
     files = written(tmp_path, [replace(long, human_input=str(number)) for number in range(12)])
     told: list[int] = []

@@ -272,7 +272,7 @@ async def test_a_run_that_cannot_start_is_a_failed_one(settings: Settings, datab
     data, manifest = _exported(settings)
     data.unlink()
     async with _supervising(settings, database, GOOD) as training:
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(SnapshotDamaged):
             await training.start(_config(), settings.data, manifest)
         assert not training.running
         stored = await _stored(database)

@@ -24,6 +24,7 @@ POSTS = {address(route.path): getattr(route.handler, SPEC) for route in ROUTES i
 SPECS = {path: spec for path, spec in POSTS.items() if not spec.upload}
 VALID: dict[str, dict[str, Any]] = {
     "/api/generate": {"message": "你好"},
+    "/api/generate/stream": {"message": "你好"},
     "/api/dataset/add": PAIR,
     "/api/choices": {"generation_id": "1", "verdict": "skip"},
     "/api/annotations/1/edit": {"note": "好"},
