@@ -51,7 +51,10 @@ class Turns:
 
     def position(self, job: Job) -> int:
         """How many jobs have their turns before this one, if nobody else comes."""
-        own = list(self._clients.get(job.request.client, ()))
-        turn = own.index(job) if job in own else 0
-        others = (len(jobs) for client, jobs in self._clients.items() if client != job.request.client)
-        return len(self._again) + turn + sum(min(turn + 1, count) for count in others)
+        clients = list(self._clients)
+        if (client := job.request.client) not in clients or job not in self._clients[client]:
+            return 0
+        place, turn = clients.index(client), self._clients[client].index(job)
+        before = sum(min(turn + 1, len(self._clients[other])) for other in clients[:place])
+        after = sum(min(turn, len(self._clients[other])) for other in clients[place + 1 :])
+        return len(self._again) + before + turn + after
