@@ -25,7 +25,7 @@ from prefanno.db import annotations, steps
 from prefanno.db.annotations import PART
 from prefanno.db.engine import Database
 from prefanno.db.models import Step
-from prefanno.errors import ImportStopped
+from prefanno.errors import ImportStopped, InvalidInput
 from prefanno.rows import Fault, Line, Reads, Row
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ T = TypeVar("T")
 ALIVE = select(1)  # between rows of which none is added: PostgreSQL ends a transaction that asks nothing for long
 HELD = 4 << 20  # characters of the rows that are in memory at once: 500 of the longest would take gigabytes
 TURN = 300  # bytes that a turn takes beside its characters
+MOST = 2_000_000  # rows of an import: each new one takes 225 bytes of memory to be compared with
 LISTED = 1000  # rows that a report names one by one; it counts all
 
 TEXTS = ("system_prompt", "human_input", "chosen", "chosen_thinking", "rejected", "rejected_thinking")
@@ -99,7 +100,8 @@ class Report:
 async def load(database: Database, source: Source, options: Options, tell: Tell | None = None) -> Report:
     """Add the rows that are not there yet, as one step. With a bad row nothing is stored, unless they are skipped.
 
-    Raises ImportStopped, DatabaseUnavailable or StorageFull; nothing is stored then.
+    Raises InvalidInput where there are more than `MOST`, ImportStopped, DatabaseUnavailable or StorageFull; nothing is
+    stored then.
     """
     tell = tell or (lambda _rows: None)
     survey = _Survey(options)
@@ -108,6 +110,11 @@ async def load(database: Database, source: Source, options: Options, tell: Tell 
     with _closing(_found(source)) as found:
         while batch := await asyncio.to_thread(lambda: _part(found, lambda one: one[1])):
             await asyncio.to_thread(survey.look_at, batch)
+            if len(survey.marks) > MOST:
+                raise InvalidInput(
+                    {"file": [f"一次最多导入 {MOST} 行，请分成几个文件导入"]},
+                    english=f"an import takes {MOST:,} rows at most; split the file",
+                )
             tell(len(batch))
     report, wanted = survey.report, survey.marks.count(1)
     if report.bad and not options.skip_bad:

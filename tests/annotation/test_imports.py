@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from prefanno.annotation import history
+from prefanno.annotation import history, imports
 from prefanno.annotation.export import export
 from prefanno.annotation.imports import HELD, LISTED, TURN, Options, Place, Report
 from prefanno.db import characters, upgrade
 from prefanno.db.engine import Database
 from prefanno.db.models import Step
+from prefanno.errors import InvalidInput
 from tests.annotation.importing import GOOD, PERSONA, entry, lined, load, written
 from tests.annotation.test_dataset import MULTI, SINGLE, add, counts, rows
 
@@ -202,3 +203,13 @@ async def test_how_far_it_is_can_be_told(database: Database, tmp_path: Path) -> 
     told: list[int] = []
     await load(database, file, tell=told.append)
     assert sum(told) == 2 * 1201 and len(told) > 4
+
+
+async def test_an_import_without_end_is_refused(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than memory is meant for are refused with the cure, also where they are tiny; so many are taken."""
+    monkeypatch.setattr(imports, "MOST", 3)
+    with pytest.raises(InvalidInput, match="3 rows at most; split the file"):
+        await load(database, lined(tmp_path, *[BAD] * 4))
+    assert (await load(database, *written(tmp_path, [SINGLE, MULTI, replace(SINGLE, human_input="3")]))).added == 3
