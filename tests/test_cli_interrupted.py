@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,6 @@ from tests.test_cli import PROGRAM, WAIT_S, _environment, _refusal, _run
 ROWS = 20_000
 CONTENT = ("[\n" + ",\n".join(json.dumps(entry(str(number))) for number in range(ROWS)) + "\n]\n").encode()
 HALF = len(CONTENT) // 2
-
-Stop = Callable[[subprocess.Popen[str]], None]
-
-
-def _interrupt(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGINT)
-
-
-def _kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
 
 
 @pytest.fixture
@@ -54,18 +43,28 @@ def _importing(settings: Settings, file: Path) -> Iterator[subprocess.Popen[str]
             process.kill()
 
 
-def _feed(pipe: Path, process: subprocess.Popen[str], stop: Stop | None) -> None:
-    """Give the process all of the file when it opens it; in the middle of it, stop the process.
+def _half_read(process: subprocess.Popen[str], file: Path, times: int) -> None:
+    """Wait until the process is in the middle of the file, for the first or the second time that it reads it."""
+    readings, last = 0, len(CONTENT) + 1
+    while process.poll() is None:
+        position = _position(process.pid, file)
+        if position is not None:
+            readings += position < last
+            last = position
+            if readings == times and position >= HALF:
+                return
+    raise AssertionError(f"it ended before: {process.communicate()}")
 
-    What it opens next under this name is another pipe, so that there it waits for the next call.
-    """
-    with contextlib.suppress(BrokenPipeError), pipe.open("wb", buffering=0) as file:
-        os.mkfifo(following := pipe.with_suffix(".next"))
-        following.replace(pipe)
-        file.write(CONTENT[:HALF])
-        if stop:
-            stop(process)
-        file.write(CONTENT[HALF:])
+
+def _position(pid: int, file: Path) -> int | None:
+    """How much of the file a process has read; None while it does not have it open."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if descriptor.readlink() == file:
+                    info = Path(f"/proc/{pid}/fdinfo/{descriptor.name}").read_text()
+                    return int(info.split()[1])
+    return None
 
 
 def _stored(settings: Settings, folder: Path) -> int:
@@ -74,14 +73,19 @@ def _stored(settings: Settings, folder: Path) -> int:
     return len(json.loads((folder / "li_preference.json").read_bytes()))
 
 
-@pytest.mark.parametrize("stored", [False, True], ids=["while it looks", "while it stores"])
-def test_ctrl_c_stops_an_import(made: Settings, tmp_path: Path, stored: bool) -> None:
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A file that takes seconds to import."""
+    (file := tmp_path / "rows.json").write_bytes(CONTENT)
+    return file
+
+
+@pytest.mark.parametrize("reading", [1, 2], ids=["while it looks", "while it stores"])
+def test_ctrl_c_stops_an_import(made: Settings, tmp_path: Path, rows: Path, reading: int) -> None:
     """Stopped in the middle of either reading of its file, it says so in one line, and nothing is stored."""
-    os.mkfifo(pipe := tmp_path / "pipe.json")
-    with _importing(made, pipe) as process:
-        if stored:
-            _feed(pipe, process, None)
-        _feed(pipe, process, _interrupt)
+    with _importing(made, rows) as process:
+        _half_read(process, rows, reading)
+        process.send_signal(signal.SIGINT)
         printed, said = process.communicate(timeout=WAIT_S)
     assert (process.returncode, printed) == (1, "")
     assert said == "prefanno: the import was stopped; nothing was stored\n"
@@ -89,30 +93,17 @@ def test_ctrl_c_stops_an_import(made: Settings, tmp_path: Path, stored: bool) ->
     assert _run(made, "db", "upgrade").returncode == 0  # control: the home is free again
 
 
-def test_a_killed_import_stores_nothing(made: Settings, tmp_path: Path) -> None:
-    """Killed while it stores, it leaves the database as it was; the same import then stores all."""
-    os.mkfifo(pipe := tmp_path / "pipe.json")
-    with _importing(made, pipe) as process:
-        _feed(pipe, process, None)
-        _feed(pipe, process, _kill)
+    """Killed while it stores, it leaves the database as it was; control: the same import, when left alone, stores all."""
+    """Killed while it stores, it leaves the database as it was; control: nobody stops the same import, it stores all."""
+    with _importing(made, rows) as process:
+        _half_read(process, rows, 2)
+        process.kill()
         process.communicate(timeout=WAIT_S)
     assert process.returncode == -signal.SIGKILL
     assert _stored(made, tmp_path / "out") == 0
-    (tmp_path / "rows.json").write_bytes(CONTENT)
-    done = _run(made, "import", str(tmp_path / "rows.json"))
+    done = _run(made, "import", str(rows))
     assert done.stdout == f"{ROWS} annotations added, 0 were there already, or twice in the files\n"
     assert _stored(made, tmp_path / "out") == ROWS
-
-
-def test_an_import_that_nobody_stops_stores_all(made: Settings, tmp_path: Path) -> None:
-    """Control: the same pipe, read twice to its end."""
-    os.mkfifo(pipe := tmp_path / "pipe.json")
-    with _importing(made, pipe) as process:
-        _feed(pipe, process, None)
-        _feed(pipe, process, None)
-        printed, said = process.communicate(timeout=WAIT_S)
-    assert (process.returncode, said) == (0, "")
-    assert printed == f"{ROWS} annotations added, 0 were there already, or twice in the files\n"
 
 
 def test_beside_a_server_files_go_out(made: Settings, tmp_path: Path) -> None:
