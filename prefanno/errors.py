@@ -15,12 +15,12 @@ PrefannoError
 │   ├── TrainingRunning
 │   ├── NoTraining
 │   └── NothingToTrain
+├── QueueFull             too many wait already
 ├── Unavailable           a part cannot serve now; trying again later can help
 │   ├── GenerationCancelled
 │   ├── EngineFailed
 │   │   ├── OutOfMemory
 │   │   └── EngineBroken
-│   ├── QueueFull
 │   ├── ImportStopped
 │   └── DatabaseUnavailable
 │       └── DatabaseDamaged
@@ -153,6 +153,14 @@ class NothingToTrain(NotReady):
     detail = "没有可训练的数据，请先通过 POST /api/dataset/add 或 /api/choices 添加偏好对或对话"
 
 
+class QueueFull(PrefannoError):
+    """Too many requests wait for the engine; `retry_after_s` is when one of them may be done."""
+
+    english = "too many generations wait already; try again later"
+    detail = "等待生成的请求过多，请稍后重试"
+    retry_after_s = 1.0
+
+
 class Unavailable(PrefannoError):
     """A part cannot serve now."""
 
@@ -183,14 +191,6 @@ class EngineBroken(EngineFailed):
 
     english = "the GPU failed, and can only be used again after a restart of the server; everything else works"
     detail = "GPU 发生故障，重启服务器后才能再次使用；其他功能不受影响"
-
-
-class QueueFull(Unavailable):
-    """Too many requests wait for the engine; `retry_after_s` is when one of them may be done."""
-
-    english = "too many generations wait already; try again later"
-    detail = "等待生成的请求过多，请稍后重试"
-    retry_after_s = 1.0
 
 
 class ImportStopped(Unavailable):

@@ -32,7 +32,7 @@ STATUSES: dict[type[errors.PrefannoError], int] = {
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.NotReady: 400,
-    errors.QueueFull: 429,  # before what it is a kind of
+    errors.QueueFull: 429,
     errors.Unavailable: 503,
     errors.StorageFull: 507,
 }

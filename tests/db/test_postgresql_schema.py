@@ -113,9 +113,11 @@ def test_the_first_migration_can_be_taken_back(empty: Postgres) -> None:
     assert looking.fetch(empty, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("alembic_version",)]
     assert upgrade.upgrade(empty)
     upgrade.alembic(empty, command.check)
+    upgrade.alembic(empty, command.downgrade, "0002")
     with pytest.raises(NotImplementedError):
         upgrade.alembic(empty, command.downgrade, "0001")
-    assert upgrade.revision(empty) == HEAD and upgrade.upgrade(empty) is None
+    assert upgrade.revision(empty) == "0002"
+    assert upgrade.upgrade(empty) and upgrade.revision(empty) == HEAD
 
 
 def test_every_constraint_has_its_name(empty: Postgres) -> None:

@@ -35,7 +35,10 @@ TABLE = {
     errors.NoTraining: (400, "当前没有训练在运行"),
     errors.NothingToTrain: (400, "没有可训练的数据"),
     errors.GenerationCancelled: (503, "生成已取消"),
+    errors.QueueFull: (429, "等待生成的请求过多"),
     errors.EngineFailed: (503, "推理引擎出错"),
+    errors.OutOfMemory: (503, "内存不足"),
+    errors.EngineBroken: (503, "GPU 发生故障"),
     errors.ImportStopped: (503, "导入已停止，未保存任何内容"),
     errors.DatabaseUnavailable: (503, "数据库暂时不可用"),
     errors.DatabaseDamaged: (503, "数据库已损坏"),
@@ -89,8 +92,9 @@ def test_every_error_that_a_request_can_meet_has_a_status() -> None:
 
 
 def test_the_table_is_whole() -> None:
-    """The table visits every leaf without fields of its own, and the one that is raised itself though it is none."""
-    assert set(TABLE) == _leaves(PrefannoError) - AT_START - {errors.InvalidInput} | {errors.DatabaseUnavailable}
+    """The table visits every leaf without fields of its own, and those raised themselves though they are none."""
+    groups = {errors.DatabaseUnavailable, errors.EngineFailed}
+    assert set(TABLE) == _leaves(PrefannoError) - AT_START - {errors.InvalidInput} | groups
 
 
 @pytest.mark.parametrize("kind", TABLE, ids=lambda kind: kind.__name__)
@@ -182,3 +186,17 @@ async def test_a_start_that_cannot_write_its_files(client: Client, monkeypatch: 
         patched.setattr(Path, "mkdir", full)
         await refused(await client.post("/api/train/start"), 507, "磁盘已满")
     assert (await (await client.get("/api/train/status")).json())["message"] == "idle"
+
+
+async def test_a_full_queue_says_when_to_try_again(raising: Raise) -> None:
+    """In whole seconds, rounded up."""
+
+    def full() -> errors.QueueFull:
+        error = errors.QueueFull()
+        error.retry_after_s = 2.1
+        return error
+
+    async with await raising(full) as client:
+        answer = await client.get("/raise")
+        await refused(answer, 429, "等待生成的请求过多")
+    assert answer.headers["Retry-After"] == "3"
