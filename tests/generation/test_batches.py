@@ -1,6 +1,8 @@
 """Who is written with whom, who comes first, and what happens when something fails; with the real tiny model."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -202,6 +204,23 @@ async def test_a_broken_gpu_is_a_state(engine: Engine, watched: type[Watched]) -
         await engine.load(CONFIG, None)
     await engine.unload()
     assert engine.state == "failed"
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["idle", "in a generation"])
+async def test_unload_lets_go_of_the_weights(engine: Engine, watched: type[Watched], running: bool) -> None:
+    """When it answers, nothing holds the weights, also where it ended a generation; before, they live."""
+    assert len(await _ask(engine).replies()) == 2
+    assert engine._model is not None
+    weights = weakref.ref(next(engine._model.weights.parameters()))
+    gc.collect()
+    assert weights() is not None
+    if running:
+        steps = len(watched.steps)
+        _ask(engine, max_new_tokens=400)
+        while len(watched.steps) < steps + 3:  # noqa: ASYNC110 - a thread has no events
+            await asyncio.sleep(0.001)
+    await engine.unload()
+    assert weights() is None
 
 
 async def _until_idle(engine: Engine) -> None:
