@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import aiohttp_cors
 from aiohttp import WSCloseCode, web
 
+from prefanno.ahead import Ahead
 from prefanno.db.engine import Database
 from prefanno.generation.engine import Engine
 from prefanno.keys import CLOSING, LOOP, SOCKETS
@@ -47,7 +48,8 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
         parts.push_async_callback(training.close)
         await training.adopt()
         await database.take_training()  # else the server that has it trains
-        yield Loop(settings, database, engine, training)
+        ahead = await parts.enter_async_context(Ahead.running(settings, database, engine))
+        yield Loop(settings, database, engine, ahead, training)
 
 
 async def _let_go(app: web.Application) -> None:

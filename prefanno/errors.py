@@ -6,6 +6,7 @@ PrefannoError
 ├── Conflict              what is there now does not allow it
 │   ├── KeyReused
 │   ├── NothingToUndo
+│   ├── NoPrompts
 │   ├── SnapshotDamaged
 │   └── TrainingElsewhere
 ├── NotReady              the state of the machine forbids it now, and the person can change that
@@ -91,6 +92,13 @@ class NothingToUndo(Conflict):
 
     english = "there is nothing to undo or redo"
     detail = "没有可撤销或重做的操作"
+
+
+class NoPrompts(Conflict):
+    """The queue has no prompt to give."""
+
+    english = "no prompt is in the queue; add some (POST /api/prompts or prefanno prompts import)"
+    detail = "队列中没有提示，请先通过 POST /api/prompts 添加"
 
 
 class SnapshotDamaged(Conflict):

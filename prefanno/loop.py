@@ -1,23 +1,26 @@
-"""What needs two stations: a generation that is stored, a load with the newest adapter, a run fed by an export.
+"""What needs two stations: a generation that is stored, the next prompt, a load with the newest adapter, a run.
 
 Model and trainer share one machine's memory, so either a model is loaded or a run is under way, never both.
 """
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno import persona
+from prefanno import persona, prompts
+from prefanno.ahead import Ahead
 from prefanno.annotation import conversations
 from prefanno.annotation.export import export
 from prefanno.db import characters
 from prefanno.db.engine import Database
-from prefanno.db.models import Candidate, Character, Generation, Run
+from prefanno.db.models import Character, Generation, Prompt, Run
+from prefanno.db.prompts import Order
 from prefanno.db.runs import adapters as adapters_of_runs
 from prefanno.errors import (
     GenerationCancelled,
@@ -28,25 +31,23 @@ from prefanno.errors import (
     TrainingElsewhere,
     TrainingRunning,
 )
-from prefanno.generation.config import Event, Finished, GenerationConfig, Reply, Request
+from prefanno.generation.config import SEEDS, Event, GenerationConfig, Request
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.prompting import Message
+from prefanno.prompts import IsCurrent, Taken
+from prefanno.recording import Answered, Origin, answers, stored
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import adapters
 from prefanno.training.config import FORMAT, LORA, RunConfig, stages
 from prefanno.training.supervisor import Supervisor
 
-SEEDS = 2**31  # seeds are 0 to 2^31 - 1
-
 
 @dataclass(frozen=True)
-class Answered:
-    """A generation as it was stored, its candidates by their ordinals, and what they were made with."""
+class Asking:
+    """The prompt that candidates follow for."""
 
-    generation: Generation
-    replies: dict[int, Reply]
-    loaded: Loaded
+    prompt: Prompt
 
 
 @dataclass
@@ -56,13 +57,14 @@ class Loop:
     settings: Settings
     database: Database
     engine: Engine
+    ahead: Ahead
     training: Supervisor
     starting: bool = False  # a run is being prepared; it counts as under way
 
     def persona(self, character: Character) -> str:
         """The character's persona in force: the loaded model's, else its own."""
         loaded = self.engine.loaded
-        if loaded is not None and loaded.character == character.slug:
+        if loaded is not None and self.keeps_persona(character.slug):
             return loaded.config.system_prompt
         return persona.of(character, self.settings)
 
@@ -77,7 +79,13 @@ class Loop:
             raise TrainingRunning
         config = GenerationConfig(**({"system_prompt": persona.of(character, self.settings)} | options))
         adapter = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
-        return await self.engine.load(config, str(adapter.folder) if adapter else None, character.slug)
+        loaded = await self.engine.load(config, str(adapter.folder) if adapter else None, character.slug)
+        self.ahead.wake()
+        return loaded
+
+    def keeps_persona(self, slug: str) -> bool:
+        """Whether the character's persona in force stays what it is when it is edited: until the next load."""
+        return self.engine.loaded is not None and self.engine.loaded.character == slug
 
     async def generate(  # noqa: PLR0913 - the fields of the request, and how it is read
         self,
@@ -106,35 +114,68 @@ class Loop:
             if self.engine.loaded is not loaded:  # meanwhile another character may have been loaded
                 raise GenerationCancelled
         seed = secrets.randbelow(SEEDS) if seed is None else seed
-        request = Request(message, context, seed, loaded.config, client, streams)
-        replies: dict[int, Reply] = {}
-        async with contextlib.aclosing(self.engine.submit(request).events()) as events:
+        job = self.engine.submit(Request(message, context, seed, loaded.config, client, streams))
+        async with contextlib.aclosing(answers(self.database, self._origin(loaded, turn), job)) as events:
             async for event in events:
-                if isinstance(event, Finished):
-                    replies[event.ordinal] = event.reply
                 yield event
-        yield await self._store(request, loaded, turn, replies)
 
-    async def _store(
-        self, request: Request, loaded: Loaded, turn: Generation | None, replies: dict[int, Reply]
-    ) -> Answered:
-        row = Generation(
-            character=loaded.character,
-            message=request.message,
-            context=[dict(turn) for turn in request.context],
-            settings=asdict(loaded.config),
-            base_model=self.settings.model,
-            adapter=Path(loaded.adapter).name if loaded.adapter else None,
-            seed=request.seed,
-        )
+    async def next(
+        self, order: Order, slug: str | None = None, *, client: str = "", streams: bool = False
+    ) -> AsyncGenerator[Event | Asking | Answered]:
+        """The next prompt of the character, then its candidates: stored ones at once, else while they are written.
 
-        async def store(session: AsyncSession) -> None:
-            await conversations.place(session, row, turn)
-            for ordinal, reply in sorted(replies.items()):
-                session.add(Candidate(generation_id=row.id, ordinal=ordinal, **asdict(reply)))
+        Raises NoPrompts; where the prompt has to be answered now, as `generate`. Who stops reading before the end, and
+        whatever else goes wrong, puts it back.
+        """
+        self.ahead.order = order
+        loaded = self.engine.loaded
+        async with self.database.read() as session:
+            character = await characters.get(session, loaded.character if loaded and slug is None else slug)
+        is_current = self._is_current(character)
 
-        await self.database.write(store)
-        return Answered(row, replies, loaded)
+        async def take(session: AsyncSession) -> Taken:
+            taken = await prompts.take(session, character.slug, order, is_current)
+            if taken.generation is None:
+                self._speaking(character.slug)
+            return taken
+
+        taken = await self.database.write(take)
+        self.ahead.wake()
+        try:
+            async with contextlib.aclosing(self._candidates(taken, client, streams)) as events:
+                first = await anext(events)  # what is refused is refused before the prompt is shown
+                yield Asking(taken.prompt)
+                yield first
+                async for event in events:
+                    yield event
+        except BaseException as error:
+            back = partial(prompts.give_up, number=taken.prompt.id, error=error)
+            await asyncio.shield(self.database.write(back))
+            self.ahead.wake()
+            raise
+
+    def _candidates(self, taken: Taken, client: str, streams: bool) -> AsyncGenerator[Event | Answered]:
+        prompt, generation, candidates = taken
+        if generation is not None:
+            return stored(generation, candidates)
+        loaded = self._speaking(prompt.character)
+        job = self.ahead.give(prompt.id, client, streams)
+        if job is None:
+            context, seed = cast(list[Message], prompt.context), secrets.randbelow(SEEDS)
+            job = self.engine.submit(Request(prompt.message, context, seed, loaded.config, client, streams))
+        return answers(self.database, self._origin(loaded, prompt=prompt.id), job)
+
+    def _is_current(self, character: Character) -> IsCurrent:
+        """What tells whether candidates are those that the character would write now, as far as that is known."""
+        loaded = self.engine.loaded
+        if loaded is not None and loaded.character == character.slug:
+            return self._origin(loaded).made
+        newest = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
+        made = (self.settings.model, newest.name if newest else None)
+        return lambda generation: (generation.base_model, generation.adapter) == made
+
+    def _origin(self, loaded: Loaded, turn: Generation | None = None, prompt: int | None = None) -> Origin:
+        return Origin(self.settings.model, loaded, turn, prompt)
 
     async def start_training(self, slug: str | None = None) -> Run:
         """Export all of the character's choices, start a run.

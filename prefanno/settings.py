@@ -20,6 +20,7 @@ LOOPBACKS = ("127.0.0.1", "::1")
 DEV_ORIGINS = tuple(f"http://{host}:{port}" for host in ("localhost", "127.0.0.1") for port in (5173, 3000, 8080))
 DEMO = "demo"
 MAX_PORT = 65535
+RANGES = {"PREFANNO_PORT": (1, MAX_PORT), "PREFANNO_PROMPTS_AHEAD": (0, 10_000)}
 HERE = Path()
 UNENCODED = re.compile(r"(@|%(?![0-9A-Fa-f]{2})).*@")  # before the host: a password as it is
 
@@ -52,6 +53,7 @@ class Settings:
     train_script: str = _setting("", "script that trains; default: the train.sh that comes with prefanno")
     allowed_hosts: tuple[str, ...] = _setting((), "further names that the Host header may carry, comma-separated")
     cors_origins: tuple[str, ...] = _setting(DEV_ORIGINS, "origins whose pages may call the API, comma-separated")
+    prompts_ahead: int = _setting(100, "queued prompts whose candidates are kept ready, 0-10000")
     cache: Path = _setting(HERE, "folder for the converted demo model; default: ~/.cache/prefanno")
 
     @property
@@ -110,13 +112,13 @@ def _parse(name: str, text: str, default: Any) -> Any:
         items = tuple(item.strip() for item in text.split(",") if item.strip())
         return _loopbacks(items) if name == "PREFANNO_HOST" else items
     if isinstance(default, int):
-        return _port(name, text)
+        return _number(name, text, *RANGES[name])
     return Path(text) if isinstance(default, Path) else text
 
 
-def _port(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_PORT):
-        raise InvalidSetting(f"{name} must be a number from 1 to 65535, not {text!r}")
+def _number(name: str, text: str, low: int, high: int) -> int:
+    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        raise InvalidSetting(f"{name} must be a number from {low} to {high}, not {text!r}")
     return int(text)
 
 

@@ -12,14 +12,16 @@ import pytest
 from sqlalchemy import func, select
 
 from prefanno import persona
+from prefanno.ahead import Ahead
 from prefanno.db.engine import Database
 from prefanno.db.models import Candidate, Character, Generation, Run
 from prefanno.errors import EngineFailed, ModelLoaded, NothingToTrain, PrefannoError, TrainingRunning
-from prefanno.generation.config import Finished, GenerationConfig, Reply, Request
+from prefanno.generation.config import SEEDS, Finished, GenerationConfig, Reply, Request
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.generation.job import Job
-from prefanno.loop import SEEDS, Answered, Loop
+from prefanno.loop import Loop
 from prefanno.prompting import Message
+from prefanno.recording import Answered
 from prefanno.settings import Settings
 from prefanno.training import adapters
 from prefanno.training.supervisor import Supervisor
@@ -84,7 +86,8 @@ async def loop(settings: Settings, database: Database, voice: Voice) -> AsyncIte
     script.write_text(SCRIPT)
     settings = replace(settings, model="base", train_script=str(script))
     training = Supervisor(settings, database)
-    yield Loop(settings, database, cast(Engine, voice), training)
+    ahead = Ahead(settings, database, cast(Engine, voice))
+    yield Loop(settings, database, cast(Engine, voice), ahead, training)
     if training.running:
         await training.stop()
     await training.close()
@@ -163,11 +166,11 @@ async def test_a_load_is_refused_while_a_run_is_being_prepared(loop: Loop, voice
 
 async def test_a_generation_is_stored_with_all_it_was_made_with(loop: Loop) -> None:
     """Message, context, settings, base model, adapter and seed are stored, and every candidate in its place."""
-    adapter = _adapter(loop.settings, "li-simpo-2", "base")
+    _adapter(loop.settings, "li-simpo-2", "base")
     await loop.load(OPTIONS)
     answered = await _ask(loop, "你是谁？", CONTEXT)
     generation_id, seed = answered.generation.id, answered.generation.seed
-    assert (seed, len(answered.replies), answered.loaded.adapter) == (7, 2, adapter)
+    assert (seed, len(answered.replies)) == (7, 2)
     (stored,) = await _all(loop.database, Generation)
     assert (stored.id, stored.message, stored.context, stored.seed) == (generation_id, "你是谁？", CONTEXT, 7)
     assert (stored.base_model, stored.adapter, stored.character) == ("base", "li-simpo-2", "li")

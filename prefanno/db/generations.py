@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from prefanno.db.annotations import PART
-from prefanno.db.models import Annotation, Candidate, Generation
+from prefanno.db.models import Annotation, Candidate, Generation, Prompt
 from prefanno.errors import NotFound
 
 Texts = tuple[str, set[str], set[str]]  # whose, questions, replies
@@ -60,7 +60,7 @@ async def of_texts(session: AsyncSession, texts: Sequence[Texts]) -> set[int]:
 
 
 async def remove(session: AsyncSession, numbers: Sequence[int]) -> set[int]:
-    """Remove these generations with their candidates, last turns first; return which.
+    """Remove these generations with their candidates and the prompt they answer, last turns first; return which.
 
     One that a later turn goes on from stays, since the tree would fall apart, and goes when the last of these goes.
     """
@@ -70,6 +70,7 @@ async def remove(session: AsyncSession, numbers: Sequence[int]) -> set[int]:
         while at is not None and await _is_free(session, at):
             removed.add(at)
             await session.execute(delete(Candidate).where(Candidate.generation_id == at))
+            await session.execute(delete(Prompt).where(Prompt.generation_id == at))
             gone = await session.execute(delete(Generation).where(Generation.id == at).returning(Generation.parent_id))
             at = gone.scalar_one_or_none()
     return removed

@@ -4,6 +4,7 @@ Times are UTC without a zone. Ids are integers that grow with each insert and ar
 time. Every row that a person or a model made belongs to a character.
 """
 
+import random
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 DEFAULT_CHARACTER = "li"
 # SQLite's integers have 64 bits by any name, but only INTEGER is its row id.
+LOT_BITS = 31
 ID = BigInteger().with_variant(Integer(), "sqlite")
 
 
@@ -188,6 +190,34 @@ class Candidate(Base):
     tokens: Mapped[int]
     seed: Mapped[int | None] = mapped_column(BigInteger)
     mean_logprob: Mapped[float | None]
+
+
+class Prompt(Base):
+    """A message, after `context`, that is to be answered when a person asks for the next one.
+
+    `state` is waiting; ready, when `generation_id` has its candidates and nobody has seen them; taken, when a person
+    has it, with the candidates it was answered by; or failed, for `reason`. `disagreement` is that of the candidates
+    (`recording.py`: disagreement). `lot` is its place where the order is random.
+    """
+
+    __tablename__ = "prompts"
+    __table_args__ = (
+        CheckConstraint("state IN ('waiting', 'ready', 'taken', 'failed')", name="state"),
+        Index(None, "character", "state", "id"),
+        Index(None, "generation_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
+    character: Mapped[str] = mapped_column(ForeignKey("characters.slug"))
+    message: Mapped[str]
+    context: Mapped[list[dict[str, str]]] = mapped_column(JSON)
+    state: Mapped[str] = mapped_column(default="waiting")
+    reason: Mapped[str | None]
+    generation_id: Mapped[int | None] = mapped_column(ID, ForeignKey("generations.id"))
+    disagreement: Mapped[float | None]
+    lot: Mapped[int] = mapped_column(default=lambda: random.getrandbits(LOT_BITS))
+    created_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Run(Base):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from prefanno.prompting import Message
 
+SEEDS = 2**31  # seeds are 0 to 2^31 - 1
+
 
 @dataclass(frozen=True)
 class GenerationConfig:

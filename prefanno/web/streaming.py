@@ -1,0 +1,125 @@
+"""What happens while candidates are written, as a client gets it: at last all in one JSON, or as server-sent events."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from prefanno.errors import GenerationCancelled, PrefannoError
+from prefanno.generation.config import Delta, Event, Finished, Reply
+from prefanno.keys import LOOP
+from prefanno.loop import Asking
+from prefanno.recording import Answered
+from prefanno.web.endpoint import dumps
+
+T = TypeVar("T")
+Events = AsyncGenerator[Event | Asking | Answered]
+
+GONE_S = 0.05  # how soon it is noticed that a client has left; a step on a CPU takes about as long
+SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+async def collected(request: web.Request, events: Events) -> list[Event | Asking | Answered]:
+    """All that happens. Raises GenerationCancelled when the client leaves."""
+
+    async def collect() -> list[Event | Asking | Answered]:
+        return [event async for event in events]
+
+    return await _unless_gone(request, collect())
+
+
+async def streamed(request: web.Request, events: Events) -> web.StreamResponse:
+    """A stream of all that happens; what is refused at once is refused as everywhere."""
+    first = await anext(events)
+    loaded = request.app[LOOP].engine.loaded
+    thinking = loaded is not None and _shows_thinking(asdict(loaded.config))
+    response = web.StreamResponse(headers=SSE)
+    await response.prepare(request)
+
+    async def send() -> None:
+        try:
+            await response.write(_frame(first, thinking=thinking))
+            async for event in events:
+                await response.write(_frame(event, thinking=thinking))
+        except PrefannoError as error:
+            await response.write(_event("error", {"detail": error.detail}))
+        await response.write_eof()
+
+    async with contextlib.aclosing(events):
+        await _unless_gone(request, send())
+    return response
+
+
+async def _unless_gone(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do it, but cancel it when the client leaves: aiohttp does not tell a handler. Raises GenerationCancelled then."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=GONE_S))[0]:
+            if request.transport is None or request.transport.is_closing():
+                raise GenerationCancelled
+        return task.result()
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+def generated(answered: Answered) -> dict[str, Any]:
+    """The candidates as clients see them."""
+    generation, conversation = answered.generation, answered.generation.conversation_id
+    thinking = _shows_thinking(generation.settings)
+    return {
+        "responses": [
+            {"id": ordinal, **_shown(reply, thinking=thinking)} for ordinal, reply in sorted(answered.replies.items())
+        ],
+        "generation_id": str(generation.id),
+        "seed": generation.seed,
+        "conversation_id": None if conversation is None else str(conversation),
+    }
+
+
+def _shown(reply: Reply, *, thinking: bool) -> dict[str, Any]:
+    return ({"thinking": reply.thinking} if thinking and reply.thinking else {}) | {
+        "content": reply.content,
+        "finish_reason": reply.finish_reason,
+        "tokens": reply.tokens,
+        "mean_logprob": reply.mean_logprob,
+    }
+
+
+def _shows_thinking(settings: Mapping[str, Any]) -> bool:
+    """Whether clients see the thoughts of what was generated with these settings."""
+    return bool(settings["enable_thinking"] and settings["show_thinking"])
+
+
+def asked(asking: Asking) -> dict[str, Any]:
+    """The prompt that candidates follow for."""
+    prompt = asking.prompt
+    return {"id": prompt.id, "message": prompt.message, "context": prompt.context}
+
+
+def _frame(event: Event | Asking | Answered, *, thinking: bool) -> bytes:
+    match event:
+        case Asking():
+            return _event("prompt", asked(event))
+        case Answered():
+            return _event("done", generated(event))
+        case Finished(ordinal, reply):
+            return _event("finished", {"id": ordinal, **_shown(reply, thinking=thinking)})
+        case Delta():
+            return _delta(event, thinking=thinking)
+        case _:
+            return _event("queued", asdict(event))
+
+
+def _delta(delta: Delta, *, thinking: bool) -> bytes:
+    said = {"thinking": delta.thinking} if thinking else {}
+    said = {name: text for name, text in (said | {"content": delta.content}).items() if text or delta.replaces}
+    replaces = {"replaces": True} if delta.replaces else {}
+    return _event("delta", {"id": delta.ordinal, **said, **replaces}) if said else b""
+
+
+def _event(name: str, data: dict[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {dumps(data)}\n\n".encode()
