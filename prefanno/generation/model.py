@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from prefanno.errors import InvalidInput
+from prefanno.generation import attention
 from prefanno.generation.config import Request
 from prefanno.generation.writing import Vocabulary
 from prefanno.prompting import ChatTemplate, conversation
@@ -27,6 +28,7 @@ class LocalModel:
         self._template = ChatTemplate.of(tokenizer)
         weights: Any = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(), use_safetensors=True)
         self._base: Any = weights.to(device()).eval()
+        attention.use(self._base)
         self.weights: Any = self._base
         self._adapter: str | None = None
         self.vocabulary = Vocabulary.of(tokenizer, self._template, self._base.generation_config.eos_token_id)
