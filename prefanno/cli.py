@@ -84,6 +84,24 @@ def import_command(form: str, character: str | None, files: tuple[Path, ...], **
     sys.exit(0 if whole else 1)
 
 
+@cli.group("prompts")
+def prompts_group() -> None:
+    """The queue of prompts."""
+
+
+@prompts_group.command("import")
+@click.option("--format", "form", type=click.Choice(("text", "jsonl")), help="Default: jsonl for *.jsonl, else text.")
+@click.option("--character", help="A character's slug; default: the current one.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def prompts_import(form: str | None, character: str | None, files: tuple[Path, ...]) -> None:
+    """Queue up the prompts of these FILES, all or none; those in the queue already are left out."""
+    from prefanno import transfers
+
+    with _writing() as current:
+        whole = asyncio.run(transfers.queue_up(current, form, files, character))
+    sys.exit(0 if whole else 1)
+
+
 @cli.group()
 def db() -> None:
     """The database."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import generations, prompts
-from prefanno.db.models import Candidate, Generation, Prompt
+from prefanno.db.models import Candidate, Generation, Prompt, now
 from prefanno.db.prompts import Order
 from prefanno.errors import EngineBroken, EngineFailed, InvalidInput, NoPrompts
 from prefanno.prompting import Message
@@ -67,13 +67,13 @@ async def take(session: AsyncSession, character: str, order: Order, is_current: 
     while ready := await prompts.following(session, character, "ready", order):
         generation = await generations.get(session, ready[0].generation_id or 0)
         if is_current(generation):
-            ready[0].state = "taken"
+            ready[0].state, ready[0].taken_at = "taken", now()
             return Taken(ready[0], generation, await generations.candidates(session, [generation.id]))
         await drop(session, character, is_current)
     waiting = await prompts.following(session, character, "waiting", order)
     if not waiting:
         raise NoPrompts
-    waiting[0].state = "taken"
+    waiting[0].state, waiting[0].taken_at = "taken", now()
     return Taken(waiting[0], None, [])
 
 

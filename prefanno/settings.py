@@ -117,7 +117,7 @@ def _parse(name: str, text: str, default: Any) -> Any:
 
 
 def _number(name: str, text: str, low: int, high: int) -> int:
-    if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(high)) and low <= int(text) <= high):
         raise InvalidSetting(f"{name} must be a number from {low} to {high}, not {text!r}")
     return int(text)
 

@@ -1,4 +1,4 @@
-"""What the commands export and import do in the terminal: show progress, say what was written and what is wrong."""
+"""What commands that export or import do in the terminal: show progress, say what was written and what is wrong."""
 
 import asyncio
 import gc
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import click
 
-from prefanno import persona, snapshot
+from prefanno import persona, prompt_files, prompts, snapshot
 from prefanno.annotation import imports
 from prefanno.annotation.export import export
 from prefanno.annotation.imports import Options, Place, Report, Source
 from prefanno.db import annotations, characters
 from prefanno.db.engine import Database
 from prefanno.errors import ImportStopped, InvalidInput, printable
-from prefanno.rows import reader, writer
+from prefanno.rows import Fault, reader, writer
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training.supervisor import trained_on
@@ -69,6 +69,23 @@ async def read_files(settings: Settings, form: str, files: Sequence[Path], slug:
     if not whole:
         click.echo("nothing is stored because of the bad rows; --skip-bad stores the others", err=True)
     return whole
+
+
+async def queue_up(settings: Settings, form: str | None, files: Sequence[Path], slug: str | None) -> bool:
+    """Queue up the prompts of files, say what was found; return whether all of it could be used, else nothing is."""
+    found = [(Place(file, line), one) for file in files for line, one in prompt_files.read(file, form)]
+    bad = [(place, one) for place, one in found if isinstance(one, Fault)]
+    asked = [one for _, one in found if not isinstance(one, Fault)]
+    _tell_bad(Report(bad=len(bad), bad_rows=bad, good=len(asked)), form or "prompts")
+    if bad:
+        click.echo("nothing is queued because of these", err=True)
+        return False
+    async with Database.open(settings.database) as database:
+        async with database.read() as session:
+            character = (await characters.get(session, slug)).slug
+        added = await database.write(lambda session: prompts.add(session, character, asked))
+    click.echo(f"{len(added.ids)} prompts queued, {added.duplicates} were there already, or twice in the files")
+    return True
 
 
 def _say(folder: Path, manifest: Manifest) -> None:

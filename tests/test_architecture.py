@@ -25,6 +25,7 @@ LAYERS = (
     ("recording",),
     ("annotation", "generation", "training"),
     ("migrations",),
+    ("prompt_files",),
     ("persona", "prompts"),
     ("snapshot",),
     ("db", "home", "exporters"),

@@ -33,6 +33,7 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
         "PREFANNO_TRAIN_SCRIPT": "mine.sh",
         "PREFANNO_ALLOWED_HOSTS": "one.example, two.example,",
         "PREFANNO_CORS_ORIGINS": "https://one.example",
+        "PREFANNO_PROMPTS_AHEAD": "0",
         "PREFANNO_CACHE": str(tmp_path / "cache"),
     }
     assert {settings.PREFIX + spec.name.upper() for spec in fields(Settings)} == set(values)
@@ -46,6 +47,7 @@ def test_every_setting_can_be_set(tmp_path: Path) -> None:
         train_script="mine.sh",
         allowed_hosts=("one.example", "two.example"),
         cors_origins=("https://one.example",),
+        prompts_ahead=0,
         cache=tmp_path / "cache",
     )
 
@@ -66,6 +68,13 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 def test_a_port_is_taken(port: str) -> None:
     """Every port from 1 to 65535 can be set."""
     assert settings.read({"PREFANNO_PORT": port}).port == int(port)
+
+
+@pytest.mark.parametrize("number", ["-1", "10001", "ten", "9" * 5000])
+def test_prompts_ahead_is_a_bounded_number(number: str) -> None:
+    """How many prompts are answered ahead of time is a number of a range, whatever is written there."""
+    with pytest.raises(InvalidSetting, match="PREFANNO_PROMPTS_AHEAD must be a number from 0 to 10000"):
+        settings.read({"PREFANNO_PROMPTS_AHEAD": number})
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "8000.0", " 80", "1e3", "٨٠"])

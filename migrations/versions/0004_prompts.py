@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("generation_id", ID, nullable=True),
         sa.Column("disagreement", sa.Double(), nullable=True),
         sa.Column("lot", sa.Integer(), nullable=False),
+        sa.Column("taken_at", sa.DateTime(), nullable=True),
         sa.Column("created_at", sa.DateTime(), nullable=False),
         sa.CheckConstraint("state IN ('waiting', 'ready', 'taken', 'failed')", name=op.f("ck_prompts_state")),
         sa.ForeignKeyConstraint(["character"], ["characters.slug"], name=op.f("fk_prompts_character_characters")),
@@ -39,6 +40,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_prompts_character_state_id"), "prompts", ["character", "state", "id"])
+    op.create_index(op.f("ix_prompts_character_taken_at"), "prompts", ["character", "taken_at"])
     op.create_index(op.f("ix_prompts_generation_id"), "prompts", ["generation_id"])
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import bindparam, delete, func, select
+from sqlalchemy import bindparam, delete, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -11,13 +11,16 @@ from prefanno.db.models import Annotation, Candidate, Generation, Prompt
 from prefanno.errors import NotFound
 
 Texts = tuple[str, set[str], set[str]]  # whose, questions, replies
-RECENT = 200  # generations back; a choice follows its generation within minutes
+RECENT = 200  # generations back, and prompts taken; a choice follows within minutes
 
+_newest = select(Generation.id).where(Generation.id > select(func.max(Generation.id)).scalar_subquery() - RECENT)
+_taken = select(Prompt.generation_id).where(Prompt.character == bindparam("owner"), Prompt.taken_at.is_not(None))
+_taken = select(_taken.order_by(Prompt.taken_at.desc()).limit(RECENT).subquery())
 THINKING = (  # built once: every add asks this
     select(Candidate.content, Candidate.thinking)
     .join(Generation, Generation.id == Candidate.generation_id)
     .where(Generation.character == bindparam("owner"), Candidate.content.in_(bindparam("contents", expanding=True)))
-    .where(Generation.id > select(func.max(Generation.id)).scalar_subquery() - RECENT)
+    .where(Generation.id.in_(union_all(_newest, _taken)))
     .order_by(Candidate.id)
 )
 

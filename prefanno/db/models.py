@@ -197,13 +197,14 @@ class Prompt(Base):
 
     `state` is waiting; ready, when `generation_id` has its candidates and nobody has seen them; taken, when a person
     has it, with the candidates it was answered by; or failed, for `reason`. `disagreement` is that of the candidates
-    (`recording.py`: disagreement). `lot` is its place where the order is random.
+    (`recording.py`: disagreement). `lot` is its place where the order is random, `taken_at` when a person got it last.
     """
 
     __tablename__ = "prompts"
     __table_args__ = (
         CheckConstraint("state IN ('waiting', 'ready', 'taken', 'failed')", name="state"),
         Index(None, "character", "state", "id"),
+        Index(None, "character", "taken_at"),
         Index(None, "generation_id"),
         {"sqlite_autoincrement": True},
     )
@@ -217,6 +218,7 @@ class Prompt(Base):
     generation_id: Mapped[int | None] = mapped_column(ID, ForeignKey("generations.id"))
     disagreement: Mapped[float | None]
     lot: Mapped[int] = mapped_column(default=lambda: random.getrandbits(LOT_BITS))
+    taken_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
