@@ -20,6 +20,7 @@ from prefanno.prompting import Message
 
 MOST = 100_000  # that wait for one character; a person who takes one every ten seconds is busy for a month
 
+Key = tuple[object, ...]
 IsCurrent = Callable[[Generation], bool]  # whether these candidates are what the model would write now
 
 
@@ -48,14 +49,17 @@ class Taken(NamedTuple):
 async def add(session: AsyncSession, character: str, asked: Sequence[Asked]) -> Added:
     """Queue up what is not in the queue yet, in this order. Raises InvalidInput where the queue is full."""
     known = {_key(one) for one in await prompts.queued(session, character, {one.message for one in asked})}
-    new = {_key(one): one for one in reversed(asked) if _key(one) not in known}
+    new: dict[Key, Asked] = {}
+    for one in asked:
+        if (key := _key(one)) not in known:
+            new.setdefault(key, one)
     counts = await prompts.counts(session, character)
     if sum(counts.values()) - counts["taken"] + len(new) > MOST:
         text, english = f"每个角色的队列最多 {MOST} 条提示", f"a character's queue holds {MOST:,} prompts at most"
         raise InvalidInput({"prompts": [text]}, english=english)
     added = [
         Prompt(character=character, message=one.message, context=[dict(turn) for turn in one.context])
-        for one in reversed(new.values())
+        for one in new.values()
     ]
     session.add_all(added)
     await session.flush()
@@ -129,5 +133,5 @@ async def drop(session: AsyncSession, character: str, is_current: IsCurrent) -> 
     return len(stale)
 
 
-def _key(prompt: Prompt | Asked) -> tuple[object, ...]:
+def _key(prompt: Prompt | Asked) -> Key:
     return prompt.message, *((turn["role"], turn["content"]) for turn in prompt.context)
