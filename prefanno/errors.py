@@ -162,11 +162,14 @@ class NothingToTrain(NotReady):
 
 
 class QueueFull(PrefannoError):
-    """Too many requests wait for the engine; `retry_after_s` is when one of them may be done."""
+    """Too many requests wait for the engine; `retry_after_s` is when one of them may be done, 1 where none is known."""
 
     english = "too many generations wait already; try again later"
     detail = "等待生成的请求过多，请稍后重试"
-    retry_after_s = 1.0
+
+    def __init__(self, retry_after_s: float | None = None) -> None:
+        super().__init__()
+        self.retry_after_s = retry_after_s or 1.0
 
 
 class Unavailable(PrefannoError):

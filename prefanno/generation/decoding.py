@@ -1,9 +1,10 @@
 """A batch in the engine's thread, and the jobs whose rows it writes."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 
-from prefanno.errors import InvalidInput
 from prefanno.generation.batch import Batch
+from prefanno.generation.config import Event
 from prefanno.generation.job import Job
 from prefanno.generation.model import LocalModel
 
@@ -11,12 +12,19 @@ ROWS = 32  # of a batch: eight requests of four candidates
 
 
 class Decoding:
-    """Jobs that are written together; `ahead` says that nobody waits for them yet."""
+    """Jobs that are written together. The event loop makes it and lets go of it; the thread reads and writes."""
 
-    def __init__(self, *, ahead: bool) -> None:
+    def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self.ahead = ahead
+        self._going: list[Job] = []  # those whose rows have not all ended
+        self.seconds = 0.0  # that it took so far
         self._batch: Batch | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether nobody waits for any of it."""
+        return not any(job.is_waited_for for job in self.jobs)
 
     @property
     def takes_more(self) -> bool:
@@ -26,17 +34,14 @@ class Decoding:
         return self._batch is None or self._batch.takes_more
 
     def read(self, model: LocalModel | None, job: Job) -> None:
-        """Read the job's prompt. A client whose prompt cannot be answered is told so."""
+        """Read the job's prompt. Raises InvalidInput where it cannot be answered."""
         if model is None or job.cancelled:
             return
-        try:
-            prompt = model.prompt(job.request)
-        except InvalidInput as error:
-            job.fail(error)
-            return
+        prompt = model.prompt(job.request)
         if rows := job.next_rows(model.vocabulary):
             self._batch = self._batch or Batch(model.weights, model.vocabulary.ends)
             self._batch.add(prompt, rows)
+            self._going.append(job)
 
     def write(self, shall_pause: Callable[[], bool]) -> bool:
         """Write until all rows have ended, or until it shall pause; return whether they have ended."""
@@ -44,13 +49,22 @@ class Decoding:
             if shall_pause():
                 return False
             self._batch.step()
-            for job in self.jobs:
-                job.tell()
+            self._tell()
         self._batch = None
-        for job in self.jobs:
-            job.finish()
         return True
+
+    def _tell(self) -> None:
+        """Tell all clients what is new: the event loop is woken once for all of them."""
+        told = [(job, event) for job in self._going for event in job.tell()]
+        self._going = [job for job in self._going if job.is_going]
+        if told:
+            self._loop.call_soon_threadsafe(_put, told)
 
     def drop(self) -> None:
         """Let go of the memory."""
         self._batch = None
+
+
+def _put(told: Sequence[tuple[Job, Event | None]]) -> None:
+    for job, event in told:
+        job.put(event)

@@ -3,19 +3,17 @@
     unloaded ──load──▶ loading ──▶ loaded ──unload──▶ unloaded        any ──(the GPU broke)──▶ failed
                           └─(error)─▶ unloaded
 
-    submit ─▶ Job ─▶ turns ─▶ Decoding: a batch of the jobs that wait ─▶ the thread, step by step ─▶ the job's events
+    submit ─▶ Job ─▶ Schedule ─▶ Decoding: a batch of the jobs that wait ─▶ the thread, step by step ─▶ the job's events
 
 Coroutines send work to the thread and await it. A load or an unload cancels all jobs; each ends at its next token with
-GenerationCancelled. Loading again with the adapter in use changes the settings only. A job of a client interrupts, at
-the next step, what is written ahead of time; that goes on afterwards.
+GenerationCancelled. Loading again with the adapter in use changes the settings only.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, TypeVar
 
 from prefanno.db.models import DEFAULT_CHARACTER
@@ -23,19 +21,18 @@ from prefanno.errors import (
     EngineBroken,
     EngineFailed,
     GenerationCancelled,
+    InvalidInput,
     ModelLoading,
     ModelNotLoaded,
-    OutOfMemory,
     PrefannoError,
-    QueueFull,
 )
 from prefanno.generation import base_model
-from prefanno.generation.config import GenerationConfig, Queued, Request
+from prefanno.generation.config import GenerationConfig, Request
 from prefanno.generation.containment import contained
 from prefanno.generation.decoding import Decoding
 from prefanno.generation.job import Job
 from prefanno.generation.model import LocalModel
-from prefanno.generation.turns import Turns
+from prefanno.generation.schedule import Schedule
 from prefanno.settings import Settings
 
 T = TypeVar("T")
@@ -61,11 +58,8 @@ class Engine:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine")
         self._changing = asyncio.Lock()
         self._model: LocalModel | None = None  # belongs to the thread, but for whether there is one
-        self._jobs: set[Job] = set()
-        self._turns, self._ahead = Turns(), Turns()
-        self._paused: Decoding | None = None
+        self._schedule = Schedule()
         self._serving: asyncio.Task[None] | None = None
-        self._pace = Pace()
         self.state: State = "unloaded"
         self.failure: EngineBroken | None = None
         self.loaded: Loaded | None = None
@@ -77,7 +71,7 @@ class Engine:
         if self.state == "loading":
             raise ModelLoading
         self.state = "loading"
-        self._cancel_all(GenerationCancelled())
+        self._schedule.cancel(GenerationCancelled())
         try:
             async with self._changing:
                 self.loaded = await self._run(lambda: self._load(config, adapter, character))
@@ -91,7 +85,7 @@ class Engine:
 
     async def unload(self) -> None:
         """Free the model's memory; waits for the end of a load. With nothing loaded: nothing."""
-        self._cancel_all(GenerationCancelled())
+        self._schedule.cancel(GenerationCancelled())
         async with self._changing:
             if self.loaded is not None:
                 await self._release()
@@ -106,19 +100,15 @@ class Engine:
             raise ModelNotLoaded
         if self.state == "loading":
             raise ModelLoading
-        turns = self._ahead if request.client is None else self._turns
-        if turns.is_full:
-            full = QueueFull()
-            full.retry_after_s = self._pace.wait_s(len(turns)) or full.retry_after_s
-            raise full
         job = Job(request)
-        turns.add(job)
-        self._jobs.add(job)
-        position = turns.position(job) + (self._serving is not None)
-        job.put(Queued(position, self._pace.wait_s(position)))
+        self._schedule.add(job)
         if self._serving is None:
             self._serving = asyncio.create_task(self._serve())
         return job
+
+    def hurry(self, job: Job, client: str, streams: bool) -> None:
+        """Somebody waits now for a job that was submitted ahead of time: it counts as this client's from now on."""
+        self._schedule.hurry(job, client, streams)
 
     @property
     def is_idle(self) -> bool:
@@ -139,61 +129,40 @@ class Engine:
     async def _serve(self) -> None:
         """Write batch after batch until nobody waits and nothing is left to write ahead of time."""
         try:
-            while self._turns or self._paused or self._ahead:
+            while self._schedule:
                 async with self._changing:
                     await self._write()
         finally:
             self._serving = None
-            self._cancel_all(EngineFailed())  # there are none, but for a bug above
+            self._schedule.cancel(EngineFailed())  # there are none, but for a bug above
 
     async def _write(self) -> None:
-        """Write what was paused, or a batch of the jobs that wait, and see to what is left of each job."""
-        if self._paused and not self._turns:
-            decoding, self._paused = self._paused, None
-        else:
-            decoding = Decoding(ahead=not self._turns)
-        turns = self._ahead if decoding.ahead else self._turns
-        started = time.monotonic()
+        """Write a batch, until it has ended or lets somebody go first."""
+        decoding, started = self._schedule.begin(), time.monotonic()
         try:
-            await self._fill(decoding, turns)
-            ended = await self._run(lambda: decoding.write(lambda: decoding.ahead and bool(self._turns)))
+            while (job := self._schedule.take()) is not None:
+                await self._read(decoding, job)
+            has_ended = await self._run(lambda: decoding.write(self._schedule.shall_pause))
         except PrefannoError as error:
-            decoding.drop()
-            self._failed(decoding.jobs, error, turns)
+            self._schedule.failed(error)
+            if isinstance(error, EngineBroken):
+                self.failure, self.state = error, "failed"
+                self._schedule.cancel(error)
             return
-        if not ended:
-            self._paused = decoding
-            return
-        self._pace.took(time.monotonic() - started, len(decoding.jobs))
-        for job in decoding.jobs:
-            if not job.is_over:  # a candidate has to be drawn again
-                turns.add_again(job)
+        decoding.seconds += time.monotonic() - started
+        if has_ended:
+            self._schedule.ended()
+        else:
+            self._schedule.paused()
 
-    async def _fill(self, decoding: Decoding, turns: Turns) -> None:
-        while decoding.takes_more and (job := turns.take()) is not None:
-            decoding.jobs.append(job)
-            await self._run(partial(decoding.read, self._model, job))
-
-    def _failed(self, jobs: Sequence[Job], error: PrefannoError, turns: Turns) -> None:
-        if isinstance(error, EngineBroken):
-            self.failure, self.state = error, "failed"
-            self._cancel_all(error)
-        for job in jobs:
-            if isinstance(error, OutOfMemory) and job.ask_less():
-                turns.add_again(job)
-            elif not job.is_over:
-                job.fail(error)
+    async def _read(self, decoding: Decoding, job: Job) -> None:
+        try:
+            await self._run(lambda: decoding.read(self._model, job))
+        except InvalidInput as error:  # its client asks for what cannot be answered; its neighbours go on
+            job.fail(error)
 
     def _become(self, state: State) -> None:
         self.state = "failed" if self.failure is not None else state
-
-    def _cancel_all(self, error: PrefannoError) -> None:
-        for job in self._jobs:
-            if not job.is_over:
-                job.cancel()
-                job.fail(error)
-        self._jobs.clear()
-        self._paused = None
 
     def _load(self, config: GenerationConfig, adapter: str | None, character: str) -> Loaded:
         if self._model is None:
@@ -212,21 +181,3 @@ class Engine:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, contained, work)
-
-
-class Pace:
-    """How long batches take, from those that were: what a waiting person is told."""
-
-    def __init__(self) -> None:
-        self._batch_s: float | None = None
-        self._jobs = 1.0
-
-    def took(self, seconds: float, jobs: int) -> None:
-        """Learn from a batch; recent ones count most."""
-        share = 1.0 if self._batch_s is None else 0.3
-        self._batch_s = (self._batch_s or 0.0) * (1 - share) + seconds * share
-        self._jobs = self._jobs * (1 - share) + jobs * share
-
-    def wait_s(self, position: int) -> float | None:
-        """About how long until a job is written that has so many before it; None before any was."""
-        return None if self._batch_s is None else round(self._batch_s * (1 + position / max(self._jobs, 1.0)), 1)

@@ -1,6 +1,6 @@
 """One request on its way through the engine: its rows, their redraws, and what its client is told.
 
-The event loop makes a job, reads its events and cancels it; the engine's thread writes its rows and tells of them.
+The event loop makes a job, puts its events, reads them and cancels it; the engine's thread writes its rows.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
 from prefanno.errors import PrefannoError
-from prefanno.generation.config import Event, Finished, Reply, Request
+from prefanno.generation.config import Event, Finished, Queued, Reply, Request
 from prefanno.generation.sampling import seed_of
 from prefanno.generation.writing import Row, Vocabulary
 
@@ -19,22 +19,41 @@ FALLBACK = "……"  # what a character "says" when the model wrote nothing but 
 
 
 class Job:
-    """A request, and its events as they come."""
+    """A request, and its events as they come.
+
+    It runs whether anybody reads or not; one reader may come at any time, and has all events. `client` and `streams`
+    are the request's, until somebody waits for what was written ahead of time. `ended` is set when the job is over:
+    all is written, it failed, or its reader has left.
+    """
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.client, self.streams = request.client, request.streams
+        self.queued: Queued | None = None
+        self.ended = asyncio.Event()
         self.cancelled = self.is_over = False
         self.at_once = request.config.num_responses  # rows in one batch
         self.is_alone = False  # in its batch
         self._drawn: list[list[Row]] = [[] for _ in range(request.config.num_responses)]
         self.writing: list[Row] = []
         self._finished: dict[int, Reply] = {}
-        self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | PrefannoError | None] = asyncio.Queue()
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether somebody wants more of it than there is."""
+        return self.client is not None and not self.cancelled and not self.is_over
+
+    @property
+    def is_going(self) -> bool:
+        """Whether some of its rows take part in the next step."""
+        return any(row.going for row in self.writing)
 
     async def events(self) -> AsyncGenerator[Event]:
         """What happens, until all candidates are written. Raises what ended it before that. Leaving cancels it."""
         try:
+            if self.queued is not None:
+                yield self.queued
             while (event := await self._events.get()) is not None:
                 if isinstance(event, PrefannoError):
                     raise event
@@ -51,16 +70,20 @@ class Job:
         """End it with an error."""
         self.is_over = True
         self.put(error)
+        self.cancel()
 
     def put(self, event: Event | PrefannoError | None) -> None:
-        """Tell the client, from any thread; None: that was all."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        """Tell the client; None: that was all."""
+        self._events.put_nowait(event)
+        if event is None or isinstance(event, PrefannoError):
+            self.ended.set()
 
     def cancel(self) -> None:
         """Nobody waits any more: its rows leave the batch at the next step."""
         self.cancelled = True
         for row in self.writing:
             row.wanted = False
+        self.ended.set()
 
     def ask_less(self) -> bool:
         """Be content with half of the memory: alone, then with fewer rows at once. False where that is not possible."""
@@ -94,25 +117,26 @@ class Job:
         drawn.append(row)
         return row
 
-    def tell(self) -> None:
-        """Tell the client what its rows have to show since the last time."""
-        for row in self.writing:
-            if self.request.streams and (delta := row.news()):
-                self.put(delta)
-            if row.finish_reason is not None:
-                self._tell_finished(row)
-
-    def finish(self) -> None:
-        """Tell the client that all is written, where it is, and no candidate has to be drawn again."""
-        if not self.cancelled and not any(self._is_wanted(*each) for each in enumerate(self._drawn)):
+    def tell(self) -> list[Event | None]:
+        """What the client does not know yet; None at the end: all is written, and nothing has to be drawn again."""
+        if self.cancelled:
+            return []
+        events: list[Event | None] = [event for row in self.writing for event in self._tell(row)]
+        if not self.is_going and not any(self._is_wanted(*each) for each in enumerate(self._drawn)):
             self.is_over = True
-            self.put(None)
+            events.append(None)
+        return events
 
-    def _tell_finished(self, row: Row) -> None:
-        if row.ordinal not in self._finished or self._finished[row.ordinal].seed != row.seed:
-            reply = _never_empty(row.reply())
-            self._finished[row.ordinal] = reply
-            self.put(Finished(row.ordinal, reply))
+    def _tell(self, row: Row) -> list[Event]:
+        told = self._finished.get(row.ordinal)
+        if told is not None and told.seed == row.seed:
+            return []
+        news = row.news() if self.streams else None
+        events: list[Event] = [news] if news else []
+        if row.finish_reason is not None:
+            self._finished[row.ordinal] = _never_empty(row.reply())
+            events.append(Finished(row.ordinal, self._finished[row.ordinal]))
+        return events
 
 
 def _resembles(content: str, others: Sequence[str]) -> bool:

@@ -29,11 +29,22 @@ class Turns:
 
     def add(self, job: Job) -> None:
         """Queue up."""
-        self._clients.setdefault(job.request.client, deque()).append(job)
+        jobs = self._clients.setdefault(job.client, deque())
+        for left in [other for other in jobs if other.cancelled]:  # who asks and leaves again and again fills nothing
+            jobs.remove(left)
+        jobs.append(job)
 
     def add_again(self, job: Job) -> None:
         """Go on with a job before all others."""
         self._again.append(job)
+
+    def remove(self, job: Job) -> bool:
+        """Take it out; return whether it was here."""
+        for jobs in (self._again, *self._clients.values()):
+            if job in jobs:
+                jobs.remove(job)
+                return True
+        return False
 
     def take(self) -> Job | None:
         """The next job; its client is the last to have another turn."""
@@ -42,19 +53,20 @@ class Turns:
                 return job
         while self._clients:
             client, jobs = self._clients.popitem(last=False)
-            job = jobs.popleft()
+            while jobs and jobs[0].cancelled:
+                jobs.popleft()
+            job = jobs.popleft() if jobs else None
             if jobs:
                 self._clients[client] = jobs
-            if not job.cancelled:
+            if job is not None:
                 return job
         return None
 
     def position(self, job: Job) -> int:
         """How many jobs have their turns before this one, if nobody else comes."""
-        clients = list(self._clients)
-        if (client := job.request.client) not in clients or job not in self._clients[client]:
-            return 0
-        place, turn = clients.index(client), self._clients[client].index(job)
-        before = sum(min(turn + 1, len(self._clients[other])) for other in clients[:place])
-        after = sum(min(turn, len(self._clients[other])) for other in clients[place + 1 :])
-        return len(self._again) + before + turn + after
+        lines = {client: [each for each in jobs if not each.cancelled] for client, jobs in self._clients.items()}
+        turn, clients = lines[job.client].index(job), list(lines)
+        place = clients.index(job.client)
+        before = sum(min(turn + 1, len(lines[other])) for other in clients[:place])
+        after = sum(min(turn, len(lines[other])) for other in clients[place + 1 :])
+        return sum(1 for each in self._again if not each.cancelled) + before + turn + after

@@ -21,7 +21,7 @@ def answer(
     async def write() -> list[Reply]:
         job = Job(Request(message, context, seed, config))
         while not job.is_over:
-            decoding = Decoding(ahead=False)
+            decoding = Decoding()
             decoding.jobs.append(job)
             decoding.read(model, job)
             decoding.write(lambda: False)

@@ -12,6 +12,7 @@ import pytest
 
 from prefanno.errors import EngineFailed, GenerationCancelled, InvalidInput, ModelLoading, ModelNotLoaded
 from prefanno.generation import engine as module
+from prefanno.generation import schedule
 from prefanno.generation.config import Finished, GenerationConfig, Reply, Request
 from prefanno.generation.decoding import Decoding
 from prefanno.generation.engine import Engine, Loaded
@@ -106,9 +107,9 @@ class Written(Decoding):
             request = job.request
             self.stage.note(f"generate {request.message}")
             reply = f"{self.model.adapter} {request.config.temperature} {request.message} {request.seed}"
-            job.put(Finished(1, Reply(None, reply, "stop", 1, 0, None)))
             job.is_over = True
-            job.put(None)
+            for event in (Finished(1, Reply(None, reply, "stop", 1, 0, None)), None):
+                self._loop.call_soon_threadsafe(job.put, event)
         return True
 
 
@@ -117,7 +118,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """The stage on which the engine's models stand."""
     stage = Stage()
     monkeypatch.setattr(module, "LocalModel", lambda base: Model(stage, base))
-    monkeypatch.setattr(module, "Decoding", Written)
+    monkeypatch.setattr(schedule, "Decoding", Written)
     monkeypatch.setattr(Written, "stage", stage, raising=False)
     yield stage
     stage.gate.set()

@@ -31,6 +31,11 @@ def _write(row: Row, known: Vocabulary, content: str) -> None:
         row.take(token, -1.0)
 
 
+def _tell(job: Job) -> None:
+    for event in job.tell():
+        job.put(event)
+
+
 def _drawn(model: LocalModel, *contents: str, streams: bool = False) -> tuple[list[Event], list[list[int]]]:
     """What a client is told when these are drawn, in order, and which seeds were drawn in each batch."""
     left, seeds = list(contents), list[list[int]]()
@@ -42,8 +47,7 @@ def _drawn(model: LocalModel, *contents: str, streams: bool = False) -> tuple[li
             seeds.append([row.seed for row in rows])
             for row in rows:
                 _write(row, model.vocabulary, left.pop(0))
-                job.tell()
-            job.finish()
+                _tell(job)
         return [event async for event in job.events()]
 
     events = asyncio.run(draw())
@@ -128,7 +132,7 @@ async def test_an_error_ends_a_job(model: LocalModel) -> None:
     """Who waits gets the error after what was told before it."""
     job = Job(Request("?", [], 7, CONFIG, streams=True))
     _write(job.next_rows(model.vocabulary)[0], model.vocabulary, "one")
-    job.tell()
+    _tell(job)
     job.fail(GenerationCancelled())
     events = job.events()
     assert [type(await anext(events)) for _ in range(2)] == [Delta, Finished]
@@ -140,7 +144,7 @@ async def test_who_stops_reading_cancels(model: LocalModel) -> None:
     """A client that leaves in the middle wants nothing more."""
     job = Job(Request("?", [], 7, CONFIG))
     _write(job.next_rows(model.vocabulary)[0], model.vocabulary, "one")
-    job.tell()
+    _tell(job)
     async with contextlib.aclosing(job.events()) as events:
         await anext(events)
     assert job.cancelled
