@@ -102,7 +102,8 @@ def _qwen() -> Any:
     torch.manual_seed(1)
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 300}
     heads: dict[str, Any] = {"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 16}
-    return Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).eval()
+    model: Any = Qwen3ForCausalLM(Qwen3Config(**sizes, **heads))
+    return model.eval()
 
 
 def _decoded(model: Any, *, padded: bool) -> Any:
