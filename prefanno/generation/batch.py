@@ -109,6 +109,7 @@ class Batch:
         self.rows = [self.rows[index] for index in going]
         kept = torch.tensor(going, dtype=torch.long, device=self._scores.device)
         self._sampler.keep(kept)
+        self._scores = self._scores[kept]
         if going:
             self._cache.batch_select_indices(kept)
             if self._mask is not None and self._position is not None:

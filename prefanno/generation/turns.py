@@ -55,11 +55,12 @@ class Turns:
             client, jobs = self._clients.popitem(last=False)
             while jobs and jobs[0].cancelled:
                 jobs.popleft()
-            job = jobs.popleft() if jobs else None
+            if not jobs:
+                continue
+            job = jobs.popleft()
             if jobs:
                 self._clients[client] = jobs
-            if job is not None:
-                return job
+            return job
         return None
 
     def position(self, job: Job) -> int:

@@ -177,12 +177,17 @@ class Row:
         return self._news(reply.thinking or "", reply.content)
 
     def _news(self, thinking: str, content: str) -> Delta | None:
-        before, self.told = self.told, (thinking, content)
-        if before == self.told:
+        before = self.told
+        if before == (thinking, content) or (self.finish_reason is None and self._is_behind(thinking, content)):
             return None
+        self.told = (thinking, content)
         if thinking.startswith(before[0]) and content.startswith(before[1]):
             return Delta(self.ordinal, thinking[len(before[0]) :], content[len(before[1]) :])
         return Delta(self.ordinal, thinking, content, replaces=True)
+
+    def _is_behind(self, thinking: str, content: str) -> bool:
+        """Whether all of it was told already: a row that is written anew catches up with the one before."""
+        return self.told[0].startswith(thinking) and self.told[1].startswith(content)
 
     def reply(self) -> Reply:
         """What it came to; `content` may be empty."""

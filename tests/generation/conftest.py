@@ -1,10 +1,17 @@
-"""The tiny model in float32, where one seed means one text, alone or in company."""
+"""The tiny model in float32, where one seed means one text, alone or in company, by itself and in an engine."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from prefanno.generation import decoding, model
+from prefanno.generation.engine import Engine
+from prefanno.settings import Settings
+from tests.generation.watching import CONFIG, Watched
 
 
 @dataclass(frozen=True)
@@ -23,3 +30,26 @@ def weights(tiny_model: Path) -> Weights:
 
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     return Weights(model.eval(), AutoTokenizer.from_pretrained(tiny_model))
+
+
+@pytest.fixture
+async def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
+    """What the batches of a test did."""
+    monkeypatch.setattr(decoding, "Batch", Watched)
+    monkeypatch.setattr(Watched, "loop", asyncio.get_running_loop(), raising=False)
+    for name, empty in {"steps": [], "faults": {}, "meanwhile": {}}.items():
+        monkeypatch.setattr(Watched, name, empty, raising=False)
+    return Watched
+
+
+@pytest.fixture
+async def engine(watched: type[Watched], settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Engine]:
+    """An engine with the tiny model loaded, in float32, where company changes no text."""
+    import torch
+
+    del watched
+    monkeypatch.setattr(model, "_dtype", lambda: torch.float32)
+    engine = Engine(settings)
+    await engine.load(CONFIG, None)
+    yield engine
+    await engine.close()
