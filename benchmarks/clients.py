@@ -1,7 +1,8 @@
 """Eight people at once, through the real HTTP server: against the same in sequence, and against other servers.
 
-    python -m benchmarks.clients together [short|long]     prefanno at once and in sequence, and the best of the others
-    python -m benchmarks.clients servers [rounds]          the table of all servers; a round takes ten minutes
+    python -m benchmarks.clients together short [rounds]   prefanno at once and in sequence, and the best of the others
+    python -m benchmarks.clients together long [rounds]    the same with 800-token prompts
+    python -m benchmarks.clients servers [rounds]          the table of all servers; a round takes about five minutes
 
 N = 4 candidates for each, of exactly 64 tokens, or 128 for the table of servers: all run on a copy of the demo model
 that never ends a turn. Peers that are not installed are named; `benchmarks/peers.py` says how to install them.
@@ -29,17 +30,19 @@ Works = dict[str, Callable[[], None]]
 
 def main() -> None:
     """Print the tables."""
-    table, *options = sys.argv[1:] or ["together"]
+    table, *options = sys.argv[1:] or ["together", *TURNS]
+    rounds = next((int(option) for option in options if option.isdecimal()), ROUNDS)
+    prompts = [option for option in options if option in TURNS]
     print(direct.machine(), flush=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
         model = direct.endless(Path(folder))
         if table == "servers":
-            _servers(servers, model, Path(folder) / "home", int(options[0]) if options else 1)
+            _servers(servers, model, Path(folder) / "home", rounds)
         else:
-            _together(servers, model, Path(folder) / "home", options or list(TURNS))
+            _together(servers, model, Path(folder) / "home", prompts, rounds)
 
 
-def _together(servers: contextlib.ExitStack, model: Path, home: Path, prompts: Sequence[str]) -> None:
+def _together(servers: contextlib.ExitStack, model: Path, home: Path, prompts: Sequence[str], rounds: int) -> None:
     asks = {"prefanno": servers.enter_context(_prefanno(model, home, 64))}
     _add_peer(
         asks, servers, "transformers serve, continuous batching", peers.transformers_serve(model, continuous=True)
@@ -49,7 +52,7 @@ def _together(servers: contextlib.ExitStack, model: Path, home: Path, prompts: S
     for prompt in prompts:
         works: Works = {f"{prompt} prompts, {name}, at once": _at_once(ask, prompt, 64) for name, ask in asks.items()}
         works[f"{prompt} prompts, prefanno, in sequence"] = _in_sequence(asks["prefanno"], prompt, 64, CLIENTS)
-        _print(direct.by_turns(works), CLIENTS * 64)
+        _print(direct.by_turns(works, rounds), CLIENTS * 64)
 
 
 def _servers(servers: contextlib.ExitStack, model: Path, home: Path, rounds: int) -> None:
@@ -65,7 +68,7 @@ def _servers(servers: contextlib.ExitStack, model: Path, home: Path, rounds: int
     print("\n| 800-token prompt, N = 4, 128 tokens | s, median | min | max | tokens/s | to prefanno |")
     print("| --- | --- | --- | --- | --- | --- |")
     one: Works = {f"one request, {name}": _in_sequence(ask, "long", 128, 1) for name, ask in asks.items()}
-    _print(direct.by_turns(one, max(rounds, ROUNDS)), 128)
+    _print(direct.by_turns(one, rounds), 128)
     eight: Works = {f"eight at once, {name}": _at_once(ask, "long", 128) for name, ask in asks.items()}
     eight["eight at once, plain generate, in sequence"] = _in_sequence(
         asks["plain generate, in sequence"], "long", 128, 8

@@ -20,6 +20,7 @@ from prefanno.generation.writing import Row
 from prefanno.prompting import Message
 
 ROUNDS = 5
+REST_S = 0.3  # what the work before left behind has ended then
 ROWS = 4
 CONFIG = GenerationConfig(
     "You are Li, a witty clerk in a second-hand bookshop.", enable_thinking=False, num_responses=ROWS
@@ -99,6 +100,7 @@ def by_turns(
     taken: dict[str, list[float]] = {name: [] for name in works}
     for number in range(0 if warm_up else 1, rounds + 1):
         for name, work in works.items():
+            time.sleep(REST_S)
             started = time.perf_counter()
             work()
             if number:
