@@ -66,7 +66,7 @@ class Reserved:
 
     def batch_select_indices(self, indices: "Tensor") -> None:
         """Keep these rows."""
-        self._reserved = [tensor[indices] for tensor in self._reserved]
+        self._reserved = [tensor[indices.to(tensor.device)] for tensor in self._reserved]
 
 
 def _padded(tensors: Sequence["Tensor"], copies: Sequence[int]) -> "Tensor":

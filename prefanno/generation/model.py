@@ -26,8 +26,9 @@ class LocalModel:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         tokenizer = AutoTokenizer.from_pretrained(base)
         self._template = ChatTemplate.of(tokenizer)
-        weights: Any = AutoModelForCausalLM.from_pretrained(base, dtype=_dtype(), use_safetensors=True)
-        self._base: Any = weights.to(device()).eval()
+        self._base: Any = AutoModelForCausalLM.from_pretrained(
+            base, dtype=_dtype(), device_map=_device_map(), use_safetensors=True
+        ).eval()
         attention.use(self._base)
         self.weights: Any = self._base
         self._adapter: str | None = None
@@ -112,10 +113,19 @@ def collect() -> None:
 
 
 def _dtype() -> Any:
-    """The weights' own type on a GPU; on a CPU bfloat16 where it has instructions for it, else float32."""
+    """bfloat16 where the device computes in it; else float32 on a CPU, the weights' own type on a GPU."""
     import torch
 
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else "auto"
     if device() != "cpu":
         return "auto"
     features = torch.cpu.get_capabilities()
     return torch.bfloat16 if features.get("avx512_bf16") or features.get("amx_bf16") else torch.float32
+
+
+def _device_map() -> str:
+    """The one device; of several GPUs all, as accelerate divides the layers among them."""
+    import torch
+
+    return "auto" if torch.cuda.device_count() > 1 else device()
