@@ -26,9 +26,10 @@ class LocalModel:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         tokenizer = AutoTokenizer.from_pretrained(base)
         self._template = ChatTemplate.of(tokenizer)
-        self._base: Any = AutoModelForCausalLM.from_pretrained(
+        weights: Any = AutoModelForCausalLM.from_pretrained(
             base, dtype=_dtype(), device_map=_device_map(), use_safetensors=True
-        ).eval()
+        )
+        self._base: Any = weights.eval()
         attention.use(self._base)
         self.weights: Any = self._base
         self._adapter: str | None = None
