@@ -19,6 +19,7 @@ PrefannoError
 ├── QueueFull             too many wait already
 ├── Unavailable           a part cannot serve now; trying again later can help
 │   ├── GenerationCancelled
+│   │   └── ClientGone
 │   ├── EngineFailed
 │   │   ├── OutOfMemory
 │   │   └── EngineBroken
@@ -183,6 +184,13 @@ class GenerationCancelled(Unavailable):
     detail = "生成已取消：模型被卸载或重新加载，请重试"
 
 
+class ClientGone(GenerationCancelled):
+    """The client left while its candidates were written. Nobody reads this; the log does not need it either."""
+
+    english = "the client left, and its generation was cancelled"
+    detail = "生成已取消：客户端已断开连接"
+
+
 class EngineFailed(Unavailable):
     """The engine could not load the model or generate."""
 
@@ -202,6 +210,10 @@ class EngineBroken(EngineFailed):
 
     english = "the GPU failed, and can only be used again after a restart of the server; everything else works"
     detail = "GPU 发生故障，重启服务器后才能再次使用；其他功能不受影响"
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{self.english}: {reason}", f"{self.detail}。原因：{reason}")
 
 
 class ImportStopped(Unavailable):

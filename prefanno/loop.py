@@ -95,6 +95,7 @@ class Loop:
         parent: int | None = None,
         character: str | None = None,
         *,
+        request_id: str | None = None,
         client: str = "",
         streams: bool = False,
     ) -> AsyncGenerator[Event | Answered]:
@@ -114,7 +115,7 @@ class Loop:
             if self.engine.loaded is not loaded:  # meanwhile another character may have been loaded
                 raise GenerationCancelled
         seed = secrets.randbelow(SEEDS) if seed is None else seed
-        job = self.engine.submit(Request(message, context, seed, loaded.config, client, streams))
+        job = self.engine.submit(Request(message, context, seed, loaded.config, client, streams, request_id))
         async with contextlib.aclosing(answers(self.database, self._origin(loaded, turn), job)) as events:
             async for event in events:
                 yield event

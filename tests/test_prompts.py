@@ -235,7 +235,7 @@ async def test_removing_takes_along_what_nobody_saw(database: Database) -> None:
     [
         (GenerationCancelled(), "waiting"),
         (GeneratorExit(), "waiting"),
-        (EngineBroken(), "waiting"),
+        (EngineBroken("CUDA error"), "waiting"),
         (OutOfMemory(), "failed"),
         (InvalidInput({"message": ["太长"]}), "failed"),
     ],

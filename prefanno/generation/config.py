@@ -33,7 +33,8 @@ class Request:
     """A message to be answered by `config.num_responses` candidates.
 
     `client` is who waits for it: clients take turns. Without one nobody waits yet: it is written ahead of time, while
-    the engine has nothing else to do. `streams` says whether anybody reads the words as they come.
+    the engine has nothing else to do. `streams` says whether anybody reads the words as they come. `id` is the client's
+    name for it, by which it can be cancelled.
     """
 
     message: str
@@ -42,6 +43,7 @@ class Request:
     config: GenerationConfig
     client: str | None = ""
     streams: bool = False
+    id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,11 @@ class Reply:
 
 @dataclass(frozen=True)
 class Queued:
-    """A request waits: how many are served before it, and for about how many seconds, where that can be said."""
+    """A request waits: how many are before it, for about how many seconds, where that is known, and its name."""
 
     position: int
     wait_s: float | None
+    request_id: str
 
 
 @dataclass(frozen=True)

@@ -33,5 +33,5 @@ def _failure(error: Exception) -> EngineFailed:
         return OutOfMemory()
     # After a device-side assert every later call fails, too (text-generation-inference #965).
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in reason:
-        return EngineBroken()
+        return EngineBroken(reason.splitlines()[0])  # CUDA adds advice for its own developers
     return EngineFailed(f"the engine failed: {reason}", f"推理引擎出错：{reason}")

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar
 
 from prefanno.db.models import DEFAULT_CHARACTER
@@ -24,6 +25,7 @@ from prefanno.errors import (
     InvalidInput,
     ModelLoading,
     ModelNotLoaded,
+    NotFound,
     PrefannoError,
 )
 from prefanno.generation import base_model
@@ -32,7 +34,8 @@ from prefanno.generation.containment import contained
 from prefanno.generation.decoding import Decoding
 from prefanno.generation.job import Job
 from prefanno.generation.model import LocalModel
-from prefanno.generation.schedule import Schedule
+from prefanno.generation.progress import Progress
+from prefanno.generation.schedule import Queue, Schedule
 from prefanno.settings import Settings
 
 T = TypeVar("T")
@@ -63,23 +66,27 @@ class Engine:
         self.state: State = "unloaded"
         self.failure: EngineBroken | None = None
         self.loaded: Loaded | None = None
+        self.progress: Progress | None = None  # of a load
 
     async def load(self, config: GenerationConfig, adapter: str | None, character: str = DEFAULT_CHARACTER) -> Loaded:
         """Load, or set what is loaded to this configuration. Raises ModelLoading during a load, EngineFailed."""
-        if self.failure is not None:
-            raise self.failure
+        self._refuse_broken()
         if self.state == "loading":
             raise ModelLoading
-        self.state = "loading"
+        self.state, self.progress = "loading", Progress()
         self._schedule.cancel(GenerationCancelled())
         try:
             async with self._changing:
-                self.loaded = await self._run(lambda: self._load(config, adapter, character))
-        except BaseException:
+                self.loaded = await self._run(partial(self._load, config, adapter, character, self.progress))
+        except BaseException as error:
+            if isinstance(error, EngineBroken):
+                self._break(error)
             async with self._changing:
                 await self._release()
             self._become("unloaded")
             raise
+        finally:
+            self.progress = None
         self._become("loaded")
         return self.loaded
 
@@ -93,9 +100,8 @@ class Engine:
                     self._become("unloaded")
 
     def submit(self, request: Request) -> Job:
-        """Queue up a request. Raises ModelNotLoaded, ModelLoading, EngineBroken or QueueFull."""
-        if self.failure is not None:
-            raise self.failure
+        """Queue up a request. Raises ModelNotLoaded, ModelLoading, EngineBroken, QueueFull or Conflict."""
+        self._refuse_broken()
         if self.loaded is None:
             raise ModelNotLoaded
         if self.state == "loading":
@@ -109,6 +115,20 @@ class Engine:
     def hurry(self, job: Job, client: str, streams: bool) -> None:
         """Somebody waits now for a job that was submitted ahead of time: it counts as this client's from now on."""
         self._schedule.hurry(job, client, streams)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request, within a step. Raises NotFound."""
+        job = self._schedule.find(request_id)
+        if job is None:
+            raise NotFound(
+                f"no request {request_id!r} waits or is written", f"未找到：没有等待或正在生成的请求 {request_id}"
+            )
+        job.fail(GenerationCancelled("the generation was cancelled by a request", "生成已取消：已按请求取消"))
+
+    @property
+    def queue(self) -> Queue:
+        """How many requests wait and are written."""
+        return self._schedule.queue
 
     @property
     def is_idle(self) -> bool:
@@ -146,8 +166,7 @@ class Engine:
         except PrefannoError as error:
             self._schedule.failed(error)
             if isinstance(error, EngineBroken):
-                self.failure, self.state = error, "failed"
-                self._schedule.cancel(error)
+                self._break(error)
             return
         decoding.seconds += time.monotonic() - started
         if has_ended:
@@ -161,12 +180,25 @@ class Engine:
         except InvalidInput as error:  # its client asks for what cannot be answered; its neighbours go on
             job.fail(error)
 
+    def _break(self, error: EngineBroken) -> None:
+        self.failure, self.state = error, "failed"
+        self._schedule.cancel(error)
+
+    def _refuse_broken(self) -> None:
+        if self.failure is not None:
+            raise EngineBroken(self.failure.reason)
+
     def _become(self, state: State) -> None:
         self.state = "failed" if self.failure is not None else state
 
-    def _load(self, config: GenerationConfig, adapter: str | None, character: str) -> Loaded:
+    def _load(self, config: GenerationConfig, adapter: str | None, character: str, progress: Progress) -> Loaded:
         if self._model is None:
-            self._model = LocalModel(base_model.resolve(self._settings))
+            progress.begin("converting")
+            base = base_model.resolve(self._settings)
+            progress.begin("reading weights")
+            with progress.counted():
+                self._model = LocalModel(base)
+        progress.begin("adapter")
         self._model.use(adapter)
         return Loaded(config, adapter, character, self._model.device, self._model.context_length)
 
@@ -177,7 +209,10 @@ class Engine:
 
     async def _release(self) -> None:
         self.loaded = None
-        await self._run(self._free)
+        try:
+            await self._run(self._free)
+        except EngineBroken as error:  # the weights are let go of all the same
+            self._break(error)
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, contained, work)

@@ -5,6 +5,7 @@ The event loop makes a job, puts its events, reads them and cancels it; the engi
 
 import asyncio
 import difflib
+import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
@@ -23,11 +24,12 @@ class Job:
 
     It runs whether anybody reads or not; one reader may come at any time, and has all events. `client` and `streams`
     are the request's, until somebody waits for what was written ahead of time. `ended` is set when the job is over:
-    all is written, it failed, or its reader has left.
+    all is written, it failed, or its reader has left. By its `id` it can be cancelled.
     """
 
     def __init__(self, request: Request) -> None:
         self.request = request
+        self.id = request.id or secrets.token_hex(8)
         self.client, self.streams = request.client, request.streams
         self.queued: Queued | None = None
         self.ended = asyncio.Event()

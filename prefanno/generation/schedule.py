@@ -8,12 +8,23 @@ The engine asks it, in the event loop, and says how each batch went; the thread 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from prefanno.errors import OutOfMemory, PrefannoError, QueueFull
+from prefanno.errors import Conflict, OutOfMemory, PrefannoError, QueueFull
 from prefanno.generation.config import Queued
 from prefanno.generation.decoding import Decoding
 from prefanno.generation.job import Job
 from prefanno.generation.turns import Turns
+
+
+@dataclass(frozen=True)
+class Queue:
+    """How many requests wait, how many are written, and how many nobody waits for; how long a new one would take."""
+
+    waiting: int
+    writing: int
+    ahead: int
+    wait_s: float | None
 
 
 class Schedule:
@@ -36,11 +47,24 @@ class Schedule:
                 yield job
 
     @property
+    def queue(self) -> Queue:
+        """How it stands."""
+        live = sum(1 for job in self if job.is_waited_for)
+        writing = sum(1 for job in self._writing.jobs if job.is_waited_for) if self._writing is not None else 0
+        return Queue(live - writing, writing, sum(1 for _ in self) - live, self._pace.wait_s(live))
+
+    def find(self, request_id: str) -> Job | None:
+        """The job of this id, while it is not over."""
+        return next((job for job in self if job.id == request_id), None)
+
+    @property
     def _begun(self) -> list[Job]:
         return [job for decoding in (self._writing, self._paused) if decoding is not None for job in decoding.jobs]
 
     def add(self, job: Job) -> None:
-        """Queue up. Raises QueueFull."""
+        """Queue up. Raises QueueFull, and Conflict where one of its id is under way."""
+        if self.find(job.id) is not None:
+            raise Conflict(f"a request {job.id!r} is under way", f"与当前状态冲突：请求 {job.id} 正在进行中")
         turns = self._turns(job)
         if turns.is_full:
             raise QueueFull(self._pace.wait_s(len(turns)))
@@ -52,13 +76,13 @@ class Schedule:
         if self._ahead.remove(job):
             self._queue_up(job)
         else:
-            job.queued = Queued(0, self._pace.wait_s(0))
+            job.queued = Queued(0, self._pace.wait_s(0), job.id)
 
     def _queue_up(self, job: Job) -> None:
         turns = self._turns(job)
         turns.add(job)
         position = turns.position(job) + sum(1 for other in self._begun if other.is_waited_for)
-        job.queued = Queued(position, self._pace.wait_s(position))
+        job.queued = Queued(position, self._pace.wait_s(position), job.id)
         self._came = self._came or turns is self._live
 
     def _turns(self, job: Job) -> Turns:

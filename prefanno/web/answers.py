@@ -5,6 +5,7 @@ An answer may grow fields; these never go away or change their type.
 
 from marshmallow import INCLUDE, Schema, fields
 
+from prefanno.generation.progress import PHASES
 from prefanno.web.schemas import ConfigSchema, TurnSchema
 
 
@@ -66,6 +67,23 @@ class Gpu(Answer):
     memory_reserved_gb = fields.Float(required=True)
 
 
+class Queue(Answer):
+    """Who waits for the engine: requests of clients, and those that are written ahead of time."""
+
+    waiting = fields.Integer(required=True)
+    writing = fields.Integer(required=True)
+    ahead = fields.Integer(required=True)
+    wait_s = fields.Float(required=True, allow_none=True)
+
+
+class Progress(Answer):
+    """How far a load is."""
+
+    phase = fields.String(required=True, metadata={"enum": list(PHASES)})
+    fraction = fields.Float(required=True, allow_none=True)
+    elapsed_s = fields.Float(required=True)
+
+
 class ModelStatusData(Answer):
     """The engine's state."""
 
@@ -78,10 +96,13 @@ class ModelStatusData(Answer):
     character = fields.String(required=True, allow_none=True)
     device = fields.String(required=True, allow_none=True)
     context_length = fields.Integer(required=True, allow_none=True)
+    failure = fields.String(required=True, allow_none=True)
+    queue = fields.Nested(Queue, required=True)
+    progress = fields.Nested(Progress, required=True, allow_none=True)
 
 
 class ModelStatus(Done):
-    """`message` is loaded, loading or unloaded."""
+    """`message` is loaded, loading, unloaded or failed."""
 
     data = fields.Nested(ModelStatusData, required=True)
 

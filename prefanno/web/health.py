@@ -27,10 +27,11 @@ async def show(request: web.Request) -> web.Response:
         reason = error.detail
     except TimeoutError:
         reason = f"数据库暂时不可用：{DATABASE_S:.0f} 秒内没有响应"
+    failure = loop.engine.failure.detail if loop.engine.failure else None
     return reply(
         {
-            "status": "degraded" if reason else "ok",
-            "reason": reason,
+            "status": "degraded" if reason or failure else "ok",
+            "reason": "；".join(filter(None, (reason, failure))) or None,
             "version": __version__,
             "database": "unavailable" if reason else "ok",
             "engine": loop.engine.state,

@@ -116,6 +116,6 @@ def _failure(error: errors.PrefannoError) -> web.Response:
     if isinstance(error, errors.InvalidInput):
         content["errors"] = error.fields
     if status >= SERVER_FAULT:
-        log.warning("%s", error)
+        log.log(logging.INFO if isinstance(error, errors.ClientGone) else logging.WARNING, "%s", error)
     wait = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, errors.QueueFull) else None
     return reply(content, status, wait)

@@ -34,7 +34,8 @@ async def unload(request: web.Request, _body: dict[str, Any]) -> web.Response:
 async def status(request: web.Request) -> web.Response:
     """The engine's state, its settings and the GPU's memory."""
     loop = request.app[LOOP]
-    state, loaded = loop.engine.state, loop.engine.loaded
+    engine = loop.engine
+    state, loaded, progress = engine.state, engine.loaded, engine.progress
     return done(
         state,
         {
@@ -47,5 +48,10 @@ async def status(request: web.Request) -> web.Response:
             "character": loaded.character if loaded else None,
             "device": loaded.device if loaded else None,
             "context_length": loaded.context_length if loaded else None,
+            "failure": engine.failure.detail if engine.failure else None,
+            "queue": asdict(engine.queue),
+            "progress": {"phase": progress.phase, "fraction": progress.fraction, "elapsed_s": progress.elapsed_s}
+            if progress
+            else None,
         },
     )

@@ -23,6 +23,7 @@ ROUTES = [
     web.get("/api/model/status", model.status),
     web.post("/api/generate", generation.generate),
     web.post("/api/generate/stream", generation.stream),
+    web.post("/api/generate/cancel", generation.cancel),
     web.get("/api/prompts", prompts.show),
     web.post("/api/prompts", prompts.add),
     web.post("/api/prompts/delete", prompts.remove),

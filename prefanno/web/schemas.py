@@ -27,6 +27,7 @@ from prefanno.web.fields import (
 )
 
 MAX_SEED = 2**31 - 1
+MAX_REQUEST_ID = 100
 MAX_ID = 10**MAX_DIGITS - 1
 MODES = ("single", "multi")
 LIST: dict[str, Any] = {"invalid": "必须是数组", "null": "不能为 null"}
@@ -97,6 +98,22 @@ class LoadSchema(ConfigSchema, CharacterSchema):
     """`POST /api/model/load`."""
 
 
+class RequestId(Text):
+    """What a client, or else prefanno, calls a generation while it is under way."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        name = super()._deserialize(value, attr, data, **kwargs)
+        if not name.isprintable():
+            raise ValidationError("只能包含可打印字符")
+        return name
+
+
+class CancelSchema(StrictSchema):
+    """`POST /api/generate/cancel`."""
+
+    request_id = RequestId(required=True, validate=at_most(MAX_REQUEST_ID))
+
+
 class GenerateSchema(CharacterSchema):
     """`POST /api/generate`; with `parent` the context is that of the turn it goes on from."""
 
@@ -104,6 +121,7 @@ class GenerateSchema(CharacterSchema):
     context = Context()
     seed = Whole(load_default=None, allow_none=False, validate=between(0, MAX_SEED))
     parent = Id(load_default=None, allow_none=False)
+    request_id = RequestId(load_default=None, allow_none=False, validate=at_most(MAX_REQUEST_ID))
 
     @validates_schema
     def one_context(self, data: dict[str, Any], **_kwargs: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from prefanno.errors import GenerationCancelled, PrefannoError
+from prefanno.errors import ClientGone, PrefannoError
 from prefanno.generation.config import Delta, Event, Finished, Reply
 from prefanno.keys import LOOP
 from prefanno.loop import Asking
@@ -23,7 +23,7 @@ SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-
 
 
 async def collected(request: web.Request, events: Events) -> list[Event | Asking | Answered]:
-    """All that happens. Raises GenerationCancelled when the client leaves."""
+    """All that happens. Raises ClientGone when the client leaves."""
 
     async def collect() -> list[Event | Asking | Answered]:
         return [event async for event in events]
@@ -32,34 +32,40 @@ async def collected(request: web.Request, events: Events) -> list[Event | Asking
 
 
 async def streamed(request: web.Request, events: Events) -> web.StreamResponse:
-    """A stream of all that happens; what is refused at once is refused as everywhere."""
-    first = await anext(events)
-    loaded = request.app[LOOP].engine.loaded
-    thinking = loaded is not None and _shows_thinking(asdict(loaded.config))
+    """A stream of all that happens; what is refused at once is refused as everywhere. Raises ClientGone."""
     response = web.StreamResponse(headers=SSE)
-    await response.prepare(request)
-
-    async def send() -> None:
-        try:
-            await response.write(_frame(first, thinking=thinking))
-            async for event in events:
-                await response.write(_frame(event, thinking=thinking))
-        except PrefannoError as error:
-            await response.write(_event("error", {"detail": error.detail}))
-        await response.write_eof()
-
     async with contextlib.aclosing(events):
-        await _unless_gone(request, send())
+        first = await anext(events)
+        loaded = request.app[LOOP].engine.loaded
+        thinking = loaded is not None and _shows_thinking(asdict(loaded.config))
+
+        async def send() -> None:
+            await response.prepare(request)
+            try:
+                await response.write(_frame(first, thinking=thinking))
+                async for event in events:
+                    await response.write(_frame(event, thinking=thinking))
+            except PrefannoError as error:
+                await response.write(_event("error", {"detail": error.detail}))
+            await response.write_eof()
+
+        try:
+            await _unless_gone(request, send())
+        except ConnectionResetError:  # it left while something was written to it
+            raise ClientGone from None
     return response
 
 
 async def _unless_gone(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do it, but cancel it when the client leaves: aiohttp does not tell a handler. Raises GenerationCancelled then."""
+    """Do it, but cancel it when the client leaves. Raises ClientGone then.
+
+    aiohttp would tell all handlers or none (`handler_cancellation`), and a load or a write shall end in any case.
+    """
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=GONE_S))[0]:
             if request.transport is None or request.transport.is_closing():
-                raise GenerationCancelled
+                raise ClientGone
         return task.result()
     finally:
         task.cancel()

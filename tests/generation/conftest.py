@@ -37,8 +37,9 @@ async def watched(monkeypatch: pytest.MonkeyPatch) -> type[Watched]:
     """What the batches of a test did."""
     monkeypatch.setattr(decoding, "Batch", Watched)
     monkeypatch.setattr(Watched, "loop", asyncio.get_running_loop(), raising=False)
-    for name, empty in {"steps": [], "faults": {}, "meanwhile": {}}.items():
-        monkeypatch.setattr(Watched, name, empty, raising=False)
+    monkeypatch.setattr(Watched, "steps", [], raising=False)
+    for name in ("faults", "meanwhile"):
+        monkeypatch.setattr(Watched, name, {}, raising=False)
     return Watched
 
 

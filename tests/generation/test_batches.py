@@ -37,7 +37,7 @@ async def test_a_full_queue_refuses_and_says_when(engine: Engine) -> None:
         ask(engine)
     assert full.value.retry_after_s >= 1
     first = [await anext(job.events()) for job in jobs[:3]]
-    assert first == [Queued(0, None), Queued(1, None), Queued(2, None)]
+    assert first == [Queued(position, None, job.id) for position, job in enumerate(jobs[:3])]
     for job in jobs:
         job.cancel()
     await until_idle(engine)

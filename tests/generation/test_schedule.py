@@ -56,7 +56,7 @@ async def test_a_live_request_is_written_at_once_and_alone(engine: Engine, watch
     _later(watched, 5, engine, live)
     await _over(ahead, *live)
     assert watched.steps[4:8] == [3, 3, 2, 2] and watched.steps[-1] <= 3
-    assert live[0].queued == Queued(0, None)
+    assert live[0].queued == Queued(0, None, live[0].id)
     assert await same(engine, [ahead, *live])
 
 
@@ -68,7 +68,7 @@ async def test_what_somebody_waits_for_is_not_paused(engine: Engine, watched: ty
     _later(watched, 5, engine, live)
     await _over(ahead)
     assert set(watched.steps) <= {1, 2, 3} and not live[0].is_over
-    assert ahead.queued is not None and live[0].queued == Queued(1, None)
+    assert ahead.queued is not None and live[0].queued == Queued(1, None, live[0].id)
     await _over(*live)
     assert await same(engine, [ahead, *live])
 
@@ -94,7 +94,7 @@ async def test_what_waits_ahead_can_be_hurried(engine: Engine, watched: type[Wat
     second = ask(engine, "second", None)
     watched.meanwhile[max(5, len(watched.steps))] = lambda: engine.hurry(second, "a", streams=True)
     await _over(second)
-    assert not first.is_over and second.queued == Queued(0, None)
+    assert not first.is_over and second.queued == Queued(0, None, second.id)
     events = [event async for event in second.events()]
     assert {type(event) for event in events} == {Queued, Delta, Finished}
     await _over(first)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from prefanno import persona
+from prefanno.generation.batch import Batch
+from prefanno.generation.config import Request
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from prefanno.web import answers
@@ -136,6 +138,64 @@ async def test_status_follows_the_engine(client: Client) -> None:
     assert loaded["data"]["context_length"] == 512
     await client.post("/api/model/unload")
     assert await status() == first
+
+
+async def test_status_shows_how_far_a_load_is(client: Client) -> None:
+    """Its phase and its seconds while it is under way, with a fraction where there is one; else null."""
+    assert (await _status(client))["progress"] is None
+    with busy(client):
+        load = asyncio.create_task(client.post(LOAD))
+        await until(lambda: client.app[LOOP].engine.progress)
+        progress = (await _status(client))["progress"]
+        assert (progress["phase"], progress["fraction"]) == ("waiting", None) and progress["elapsed_s"] >= 0
+    await accepted(await load, answers.Loaded)
+    assert (await _status(client))["progress"] is None
+
+
+async def test_status_shows_who_waits(client: Client) -> None:
+    """Those who wait and those who are served, what is written ahead of time, and how long a new request would take."""
+    await client.post(LOAD, json={"max_new_tokens": 64, "enable_thinking": False})
+    engine = client.app[LOOP].engine
+    assert (await _status(client))["queue"] == {"waiting": 0, "writing": 0, "ahead": 0, "wait_s": None}
+    with busy(client):
+        asking = [asyncio.create_task(client.post("/api/generate", json={"message": "?"})) for _ in range(3)]
+        await until(lambda: engine.queue.writing and engine.queue.waiting == 2)
+        assert engine.loaded is not None
+        engine.submit(Request("?", [], 7, engine.loaded.config, client=None))
+        assert (await _status(client))["queue"] == {"waiting": 2, "writing": 1, "ahead": 1, "wait_s": None}
+    for answer in asyncio.as_completed(asking):
+        await accepted(await answer, answers.Generated)
+    await until(lambda: engine.is_idle)
+    queue = (await _status(client))["queue"]
+    assert queue["wait_s"] >= 0 and (queue["waiting"], queue["writing"], queue["ahead"]) == (0, 0, 0)
+
+
+async def test_status_and_health_say_why_the_engine_failed(client: Client) -> None:
+    """A GPU that broke is a state with its reason; the rest goes on, and unloading is still a success."""
+    await client.post(LOAD, json={"max_new_tokens": 64})
+    engine = client.app[LOOP].engine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Batch, "step", _break)
+        await refused(await client.post("/api/generate", json={"message": "?"}), 503, "GPU 发生故障")
+    body = await accepted(await client.get("/api/model/status"), answers.ModelStatus)
+    assert body["message"] == "failed" and not body["data"]["model_loaded"]
+    assert body["data"]["failure"].endswith("原因：RuntimeError: CUDA error: device-side assert triggered")
+    health = await accepted(await client.get("/health"), answers.Health)
+    assert (health["status"], health["database"], health["engine"]) == ("degraded", "ok", "failed")
+    assert health["reason"] == body["data"]["failure"]
+    for path in (LOAD, "/api/generate"):
+        await refused(await client.post(path, json={"message": "?"} if path != LOAD else {}), 503, "GPU 发生故障")
+    await accepted(await client.post("/api/model/unload"), answers.Done)
+    assert engine.state == "failed" and engine._model is None
+
+
+def _break(_batch: Batch) -> None:
+    raise RuntimeError("CUDA error: device-side assert triggered\nCUDA kernel errors might be reported later")
+
+
+async def _status(client: Client) -> dict[str, Any]:
+    body: dict[str, Any] = await accepted(await client.get("/api/model/status"), answers.ModelStatus)
+    return body["data"]  # type: ignore[no-any-return]
 
 
 async def test_a_load_during_a_load_is_refused(client: Client) -> None:
