@@ -1,7 +1,8 @@
 """Candidates against plain `generate(num_return_sequences=4)`, and where the time of a decode step goes.
 
-    python -m benchmarks.decoding                 all tables, about five minutes
-    python -m benchmarks.decoding requests        requests against `generate`: prefill, 16, 64, 128 tokens, natural ends
+    python -m benchmarks.decoding                 all tables, about ten minutes
+    python -m benchmarks.decoding requests        requests against `generate`: prefill, 16, 64, 128 tokens
+    python -m benchmarks.decoding natural         the same with replies that end by themselves
     python -m benchmarks.decoding steps           one step against its linear layers, and reading the weights once
 
 The demo model, an 800-token prompt, N = 4, the same sampling settings. For exact lengths both run on a copy of the
@@ -19,31 +20,33 @@ from typing import Any
 
 from benchmarks import direct
 from benchmarks.direct import CONFIG, ROWS, SAMPLING
+from benchmarks.taste import questions
 from prefanno.generation.batch import Batch
 from prefanno.generation.model import LocalModel
 
 PROMPT = 800
 LENGTHS = (16, 64, 128)
 NATURAL = 256  # the most that a reply may have where it ends by itself
-QUESTIONS = ("Hi!", "Who are you?", "What do you sell?", "Do you like rain?", "Which book is best?", "Why so dusty?")
+ASKED = 12  # other questions for replies that end by themselves; the first warms up
 STEPS = 40
 BUFFER = 2**30  # bytes; larger than any cache
 
 
 def main() -> None:
     """Print the tables."""
-    asked = sys.argv[1:] or ["requests", "steps"]
+    asked = sys.argv[1:] or ["requests", "natural", "steps"]
     print(direct.machine(), flush=True)
     if "requests" in asked:
         requests()
+    if "natural" in asked:
+        natural()
     if "steps" in asked:
         steps()
 
 
 def requests() -> None:
     """Whole requests, by turns."""
-    print("\n| 800-token prompt, N = 4 | prefanno, s | generate, s | to generate's | times faster |")
-    print("| --- | --- | --- | --- | --- |")
+    _head()
     with tempfile.TemporaryDirectory() as folder:
         base = direct.endless(Path(folder))
         ours, plain = LocalModel(str(base)), _plain(base)
@@ -52,7 +55,6 @@ def requests() -> None:
         for length in LENGTHS:
             _row(f"exactly {length} tokens", direct.by_turns(_exactly(ours, plain, prompt, length)))
         ours.free()
-    natural()
 
 
 def natural() -> None:
@@ -60,7 +62,7 @@ def natural() -> None:
     base = direct.demo()
     ours, plain = LocalModel(str(base)), _plain(base)
     lengths: dict[str, list[list[int]]] = {"prefanno": [], "generate": []}
-    prompts = {name: [direct.prompt(ours, PROMPT, question) for question in QUESTIONS] for name in lengths}
+    prompts = {name: [direct.prompt(ours, PROMPT, question) for question in questions()[:ASKED]] for name in lengths}
 
     def write() -> None:
         rows = direct.rows(ours, replace(CONFIG, max_new_tokens=NATURAL), ROWS, len(lengths["prefanno"]))
@@ -70,7 +72,8 @@ def natural() -> None:
     def generate() -> None:
         lengths["generate"].append(_generate(plain, prompts["generate"].pop(), NATURAL))
 
-    taken = direct.by_turns({"prefanno": write, "generate": generate}, len(QUESTIONS) - 1)
+    taken = direct.by_turns({"prefanno": write, "generate": generate}, ASKED - 1)
+    _head()
     _row(f"natural lengths, at most {NATURAL}", taken)
     for name, counts in lengths.items():
         means = [statistics.mean(each) for each in counts[1:]], [max(each) for each in counts[1:]]
@@ -95,7 +98,10 @@ def steps() -> None:
     ):
         linear = _linear_layers(ours, prompts * ROWS)
         step, theirs = _step(ours, prompts, length), _their_step(plain, prompts * ROWS, length)
-        print(f"| {name} | {linear:.1f} | {step:.1f} | {step / linear:.2f} | {theirs:.1f} | {theirs / step:.2f} |")
+        print(
+            f"| {name} | {linear:.1f} | {step:.1f} | {step / linear:.2f} | {theirs:.1f} | {theirs / step:.2f} |",
+            flush=True,
+        )
 
 
 def _plain(base: Path) -> Any:
@@ -199,6 +205,11 @@ def _median_ms(work: Callable[[], Any], counts: Callable[[], bool] = lambda: Tru
 
 def _two(first: Sequence[float], second: Sequence[float]) -> str:
     return f"{statistics.mean(first):.0f} and {statistics.mean(second):.0f}"
+
+
+def _head() -> None:
+    print("\n| 800-token prompt, N = 4 | prefanno, s | generate, s | to generate's | times faster |")
+    print("| --- | --- | --- | --- | --- |", flush=True)
 
 
 def _row(name: str, taken: dict[str, list[float]]) -> None:
