@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import replace
 from functools import partial
@@ -16,11 +17,11 @@ from typing import Any, cast
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import prompts
-from prefanno.db.engine import Database
+from prefanno.db.engine import Database, Work
 from prefanno.db.models import Prompt
 from prefanno.db.prompts import Order
-from prefanno.errors import EngineBroken, GenerationCancelled, PrefannoError
-from prefanno.generation.config import SEEDS, Finished, Reply, Request
+from prefanno.errors import EngineBroken, EngineFailed, GenerationCancelled, InvalidInput, PrefannoError
+from prefanno.generation.config import SEEDS, Request
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.generation.job import Job
 from prefanno.prompting import Message
@@ -28,8 +29,9 @@ from prefanno.prompts import refresh
 from prefanno.recording import Origin, record
 from prefanno.settings import Settings
 
-ROWS = 16  # in one batch, half of what people get: who takes a prompt that is being written waits for its neighbours
+ROWS_AHEAD = 16  # in one batch, half of what people get: who takes a prompt that is being written waits for others
 AGAIN_S = 10.0  # after which the queue is looked at anyway: another server may have added to it
+LONGEST_PAUSE_S = 600.0  # of an engine that fails
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,9 @@ class Ahead:
         self._settings, self._database, self._engine = settings, database, engine
         self._jobs: dict[int, Job] = {}  # by prompt
         self._tasks: set[asyncio.Task[None]] = set()
+        self._given: set[int] = set()  # since the queue was read last
         self._woken = asyncio.Event()
+        self._trouble = Trouble()
         self._fresh: Loaded | None = None  # for which the queue was looked through
 
     @classmethod
@@ -64,6 +68,7 @@ class Ahead:
 
     def give(self, prompt: int, client: str, streams: bool) -> Job | None:
         """The job that writes for this prompt, where there is one; it is the client's from now on."""
+        self._given.add(prompt)
         job = self._jobs.pop(prompt, None)
         if job is not None:
             self._engine.hurry(job, client, streams)
@@ -75,9 +80,13 @@ class Ahead:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self) -> None:
+        recovered = self._database.shared  # of several servers nobody knows what the others answer
         while True:
             self._woken.clear()
             try:
+                if not recovered:
+                    await self._database.write(prompts.recover)
+                    recovered = True
                 await self._submit_next()
             except PrefannoError as error:
                 log.warning("no candidates can be written ahead of time: %s", error)
@@ -86,55 +95,90 @@ class Ahead:
 
     async def _submit_next(self) -> None:
         loaded = self._engine.loaded
-        if loaded is None or self._engine.state != "loaded":
+        if loaded is None or self._engine.state != "loaded" or self._trouble.lasts:
             return
         origin = Origin(self._settings.model, loaded)
         if loaded is not self._fresh:  # what was written ahead for another is dropped
             await self._database.write(lambda session: refresh(session, loaded.character, origin.made))
             self._fresh = loaded
-        most = max(1, ROWS // loaded.config.num_responses)
+        most = 1 if self._trouble.was else max(1, ROWS_AHEAD // loaded.config.num_responses)
+        self._given.clear()
         async with self._database.read() as session:
             ready = (await prompts.counts(session, loaded.character))["ready"]
             found = await prompts.following(session, loaded.character, "waiting", self.order, most + len(self._jobs))
         if self._engine.loaded is not loaded:
             return
         room = min(most, self._settings.prompts_ahead - ready) - len(self._jobs)
-        for prompt in [prompt for prompt in found if prompt.id not in self._jobs][: max(0, room)]:
-            request = Request(
-                prompt.message,
-                cast(list[Message], prompt.context),
-                secrets.randbelow(SEEDS),
-                loaded.config,
-                client=None,
-            )
-            self._jobs[prompt.id] = self._engine.submit(request)
-            self._begin(self._settle(replace(origin, prompt=prompt.id), self._jobs[prompt.id]))
+        free = [prompt for prompt in found if prompt.id not in self._jobs and prompt.id not in self._given]
+        for prompt in free[: max(0, room)]:
+            self._submit(prompt, replace(origin, prompt=prompt.id))
 
-    async def _settle(self, origin: Origin, job: Job) -> None:
+    def _submit(self, prompt: Prompt, origin: Origin) -> None:
+        context, seed = cast(list[Message], prompt.context), secrets.randbelow(SEEDS)
+        job = self._engine.submit(Request(prompt.message, context, seed, origin.loaded.config, client=None))
+        self._jobs[prompt.id] = job
+        self._begin(self._settle(prompt.id, origin, job))
+
+    async def _settle(self, prompt: int, origin: Origin, job: Job) -> None:
         """Store what was written, or why nothing could be, unless a person has taken the prompt."""
-        assert origin.prompt is not None  # noqa: S101 - that is what it is for
         await job.ended.wait()
-        if self._jobs.get(origin.prompt) is not job:
+        if self._jobs.get(prompt) is not job:
             return
-        del self._jobs[origin.prompt]
         try:
-            replies = {event.ordinal: event.reply async for event in job.events() if isinstance(event, Finished)}
-            work = partial(_ready, origin, job.request, replies)
-        except (GenerationCancelled, EngineBroken):
-            return  # the prompt waits on
-        except PrefannoError as error:
-            work = partial(_failed, origin, error.detail)
-        try:
-            await self._database.write(work)
+            if (work := self._outcome(origin, job)) is not None:
+                await self._database.write(work)
         except PrefannoError as error:
             log.warning("candidates that were written ahead of time are lost: %s", error)
-        else:
-            self.wake()
+        finally:  # until now, who takes the prompt has the job with all that it wrote
+            if self._jobs.get(prompt) is job:
+                del self._jobs[prompt]
+                self.wake()
+
+    def _outcome(self, origin: Origin, job: Job) -> Work[None] | None:
+        """What is to be stored. Only what fails alone is to blame: else it may be a neighbour, or the engine."""
+        error = job.failure
+        if error is None:
+            self._trouble.passed()
+            return partial(_ready, origin, job)
+        if isinstance(error, GenerationCancelled | EngineBroken):
+            return None
+        alone = self._trouble.was
+        if isinstance(error, EngineFailed):
+            self._trouble.began()
+        return partial(_failed, origin, error.detail) if alone or isinstance(error, InvalidInput) else None
 
 
-async def _ready(origin: Origin, request: Request, replies: dict[int, Reply], session: AsyncSession) -> None:
+class Trouble:
+    """The engine fails: from the first time on prompts are tried one by one, after pauses that grow."""
+
+    def __init__(self) -> None:
+        self._pause_s = 0.0
+        self._until = 0.0
+
+    @property
+    def was(self) -> bool:
+        """Whether nothing was written since."""
+        return self._pause_s > 0
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it is too early to try again."""
+        return time.monotonic() < self._until
+
+    def began(self) -> None:
+        """The engine failed; of several prompts of one batch the first counts."""
+        if not self.lasts:
+            self._pause_s = min(max(2 * self._pause_s, AGAIN_S), LONGEST_PAUSE_S)
+            self._until = time.monotonic() + self._pause_s
+
+    def passed(self) -> None:
+        """Something was written."""
+        self._pause_s = 0.0
+
+
+async def _ready(origin: Origin, job: Job, session: AsyncSession) -> None:
     if (prompt := await _waiting(session, origin)) is not None:
-        await record(session, origin, request, replies)
+        await record(session, origin, job.request, job.written)
         prompt.state = "ready"
 
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -26,8 +26,10 @@ from prefanno.errors import (
     GenerationCancelled,
     InvalidInput,
     ModelLoaded,
+    ModelLoading,
     ModelNotLoaded,
     NothingToTrain,
+    PrefannoError,
     TrainingElsewhere,
     TrainingRunning,
 )
@@ -35,7 +37,7 @@ from prefanno.generation.config import SEEDS, Event, GenerationConfig, Request
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.prompting import Message
 from prefanno.prompts import IsCurrent, Taken
-from prefanno.recording import Answered, Origin, answers, stored
+from prefanno.recording import Answered, Origin, follow, stored
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import adapters
@@ -45,9 +47,10 @@ from prefanno.training.supervisor import Supervisor
 
 @dataclass(frozen=True)
 class Asking:
-    """The prompt that candidates follow for."""
+    """The prompt that candidates follow for, and the settings that these are made with."""
 
     prompt: Prompt
+    settings: dict[str, Any]
 
 
 @dataclass
@@ -60,11 +63,12 @@ class Loop:
     ahead: Ahead
     training: Supervisor
     starting: bool = False  # a run is being prepared; it counts as under way
+    being_answered: set[int] = field(default_factory=set)  # prompts whose candidates a person waits for
 
     def persona(self, character: Character) -> str:
         """The character's persona in force: the loaded model's, else its own."""
         loaded = self.engine.loaded
-        if loaded is not None and self.keeps_persona(character.slug):
+        if loaded is not None and loaded.character == character.slug:
             return loaded.config.system_prompt
         return persona.of(character, self.settings)
 
@@ -82,10 +86,6 @@ class Loop:
         loaded = await self.engine.load(config, str(adapter.folder) if adapter else None, character.slug)
         self.ahead.wake()
         return loaded
-
-    def keeps_persona(self, slug: str) -> bool:
-        """Whether the character's persona in force stays what it is when it is edited: until the next load."""
-        return self.engine.loaded is not None and self.engine.loaded.character == slug
 
     async def generate(  # noqa: PLR0913 - the fields of the request, and how it is read
         self,
@@ -116,7 +116,7 @@ class Loop:
                 raise GenerationCancelled
         seed = secrets.randbelow(SEEDS) if seed is None else seed
         job = self.engine.submit(Request(message, context, seed, loaded.config, client, streams, request_id))
-        async with contextlib.aclosing(answers(self.database, self._origin(loaded, turn), job)) as events:
+        async with contextlib.aclosing(follow(self.database, self._origin(loaded, turn), job)) as events:
             async for event in events:
                 yield event
 
@@ -129,10 +129,9 @@ class Loop:
         whatever else goes wrong, puts it back.
         """
         self.ahead.order = order
-        loaded = self.engine.loaded
         async with self.database.read() as session:
-            character = await characters.get(session, loaded.character if loaded and slug is None else slug)
-        is_current = self._is_current(character)
+            character = await self.meant(session, slug)
+        is_current = self.is_current(character)
 
         async def take(session: AsyncSession) -> Taken:
             taken = await prompts.take(session, character.slug, order, is_current)
@@ -140,20 +139,31 @@ class Loop:
                 self._speaking(character.slug)
             return taken
 
-        taken = await self.database.write(take)
-        self.ahead.wake()
+        taking = asyncio.ensure_future(self.database.write(take))
         try:
+            taken = await asyncio.shield(taking)
+            self.being_answered.add(taken.prompt.id)
+            self.ahead.wake()
             async with contextlib.aclosing(self._candidates(taken, client, streams)) as events:
                 first = await anext(events)  # what is refused is refused before the prompt is shown
-                yield Asking(taken.prompt)
+                yield Asking(taken.prompt, self._settings_of(taken))
                 yield first
                 async for event in events:
                     yield event
+            self.being_answered.discard(taken.prompt.id)
         except BaseException as error:
-            back = partial(prompts.give_up, number=taken.prompt.id, error=error)
-            await asyncio.shield(self.database.write(back))
-            self.ahead.wake()
+            await asyncio.shield(self._put_back(taking, error))
             raise
+
+    async def _put_back(self, taking: asyncio.Task[Taken], error: BaseException) -> None:
+        """Who was to get the prompt does not; nor where it is taken only after they left."""
+        try:
+            number = (await taking).prompt.id
+        except PrefannoError:  # it was not taken
+            return
+        await self.database.write(partial(prompts.give_up, number=number, error=error))
+        self.being_answered.discard(number)
+        self.ahead.wake()
 
     def _candidates(self, taken: Taken, client: str, streams: bool) -> AsyncGenerator[Event | Answered]:
         prompt, generation, candidates = taken
@@ -164,16 +174,26 @@ class Loop:
         if job is None:
             context, seed = cast(list[Message], prompt.context), secrets.randbelow(SEEDS)
             job = self.engine.submit(Request(prompt.message, context, seed, loaded.config, client, streams))
-        return answers(self.database, self._origin(loaded, prompt=prompt.id), job)
+        return follow(self.database, self._origin(loaded, prompt=prompt.id), job)
 
-    def _is_current(self, character: Character) -> IsCurrent:
-        """What tells whether candidates are those that the character would write now, as far as that is known."""
+    def _settings_of(self, taken: Taken) -> dict[str, Any]:
+        if taken.generation is not None:
+            return taken.generation.settings
+        return asdict(self._speaking(taken.prompt.character).config)
+
+    def is_current(self, character: Character) -> IsCurrent:
+        """What tells whether candidates are those that the character would write, now or when it is loaded next."""
         loaded = self.engine.loaded
         if loaded is not None and loaded.character == character.slug:
             return self._origin(loaded).made
         newest = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
-        made = (self.settings.model, newest.name if newest else None)
-        return lambda generation: (generation.base_model, generation.adapter) == made
+        made = (self.settings.model, newest.name if newest else None, persona.of(character, self.settings))
+        return lambda one: (one.base_model, one.adapter, one.settings["system_prompt"]) == made
+
+    async def meant(self, session: AsyncSession, slug: str | None) -> Character:
+        """The character of this slug; of None the loaded one, else the current one. Raises InvalidInput."""
+        loaded = self.engine.loaded
+        return await characters.get(session, loaded.character if loaded is not None and slug is None else slug)
 
     def _origin(self, loaded: Loaded, turn: Generation | None = None, prompt: int | None = None) -> Origin:
         return Origin(self.settings.model, loaded, turn, prompt)
@@ -214,8 +234,10 @@ class Loop:
         )
 
     def _speaking(self, character: str | None) -> Loaded:
-        """What is loaded. Raises ModelNotLoaded; InvalidInput where it is not this character."""
+        """What is loaded. Raises ModelNotLoaded or ModelLoading; InvalidInput where it is not this character."""
         loaded = self.engine.loaded
+        if self.engine.state == "loading":
+            raise ModelLoading
         if loaded is None:
             raise ModelNotLoaded
         if character not in (None, loaded.character):

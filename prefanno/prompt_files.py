@@ -10,13 +10,13 @@ from typing import Any, cast
 
 from prefanno import text
 from prefanno.prompting import Message
-from prefanno.prompts import Asked
+from prefanno.prompts import NewPrompt
 from prefanno.rows import Fault
 
 LONGEST = 1 << 20  # bytes of a line: as much as the body of a request
 
 
-def read(file: Path, form: str | None = None) -> Iterator[tuple[int, Asked | Fault]]:
+def read(file: Path, form: str | None = None) -> Iterator[tuple[int, NewPrompt | Fault]]:
     """The prompts of a file, each with its line, a bad one as a Fault; *.jsonl is read as JSON lines, all else as text.
 
     Raises OSError where the file cannot be read.
@@ -31,7 +31,7 @@ def read(file: Path, form: str | None = None) -> Iterator[tuple[int, Asked | Fau
                     yield number, Fault(f"is longer than {LONGEST} bytes, and ends the reading")
                     return
                 if content := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
-                    yield number, _asked(_parsed(content)) if as_json else _checked(Asked(content))
+                    yield number, _prompt(_parsed(content)) if as_json else _checked(NewPrompt(content))
             except UnicodeDecodeError:
                 yield number, Fault("is not UTF-8; save the file as UTF-8")
             except Fault as fault:
@@ -45,9 +45,9 @@ def _parsed(line: str) -> Any:
         raise Fault("is not JSON; for plain lines of text use --format text") from None
 
 
-def _asked(value: Any) -> Asked:
+def _prompt(value: Any) -> NewPrompt:
     if isinstance(value, str):
-        return _checked(Asked(value))
+        return _checked(NewPrompt(value))
     if not isinstance(value, dict) or not isinstance(value.get("message"), str):
         raise Fault("must be a string, or an object with a string as `message`")
     if unknown := sorted(value.keys() - {"message", "context"}):
@@ -58,7 +58,7 @@ def _asked(value: Any) -> Asked:
     roles = [turn["role"] for turn in context]
     if roles != (["assistant", "user"] * len(roles))[: len(roles)][::-1]:
         raise Fault("the roles in `context` must alternate, and the last must be assistant")
-    return _checked(Asked(value["message"], cast(list[Message], context)))
+    return _checked(NewPrompt(value["message"], cast(list[Message], context)))
 
 
 def _is_turn(turn: Any) -> bool:
@@ -70,8 +70,8 @@ def _is_turn(turn: Any) -> bool:
     )
 
 
-def _checked(asked: Asked) -> Asked:
-    for name, said in (("message", asked.message), *(("content", turn["content"]) for turn in asked.context)):
+def _checked(prompt: NewPrompt) -> NewPrompt:
+    for name, said in (("message", prompt.message), *(("content", turn["content"]) for turn in prompt.context)):
         if fault := text.fault(said):
             raise Fault(f"`{name}` {fault}")
-    return asked
+    return prompt

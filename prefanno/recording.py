@@ -43,7 +43,7 @@ class Origin:
         return made == (self.base_model, self.adapter, asdict(self.loaded.config))
 
 
-async def answers(database: Database, origin: Origin, job: Job) -> AsyncGenerator[Event | Answered]:
+async def follow(database: Database, origin: Origin, job: Job) -> AsyncGenerator[Event | Answered]:
     """What happens while the job is written, at last the candidates as they were stored. Who stops reading cancels it.
 
     Raises what ends the job, StorageFull or DatabaseUnavailable.
@@ -82,7 +82,8 @@ async def record(session: AsyncSession, origin: Origin, request: Request, replie
     await conversations.place(session, row, origin.turn)
     for ordinal, reply in sorted(replies.items()):
         session.add(Candidate(generation_id=row.id, ordinal=ordinal, **asdict(reply)))
-    if origin.prompt is not None and (prompt := await session.get(Prompt, origin.prompt)) is not None:
+    prompt = await session.get(Prompt, origin.prompt) if origin.prompt is not None else None
+    if prompt is not None and prompt.generation_id is None:
         prompt.generation_id, prompt.disagreement = row.id, disagreement(replies)
     return row
 

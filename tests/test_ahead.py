@@ -18,7 +18,7 @@ from prefanno.db.prompts import Order
 from prefanno.errors import DatabaseUnavailable
 from prefanno.generation.config import GenerationConfig
 from prefanno.generation.engine import Engine
-from prefanno.prompts import Asked
+from prefanno.prompts import NewPrompt
 from prefanno.settings import Settings
 
 WAIT_S = 60.0
@@ -38,7 +38,7 @@ async def writing(settings: Settings, database: Database, order: Order = "given"
 
 
 async def _add(database: Database, *messages: str) -> list[int]:
-    added = await database.write(lambda session: prompts.add(session, "li", [Asked(one) for one in messages]))
+    added = await database.write(lambda session: prompts.add(session, "li", [NewPrompt(one) for one in messages]))
     return added.ids
 
 
@@ -116,6 +116,7 @@ class Faulty:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.shared = database.shared
         self.faults = 3
 
     @contextlib.asynccontextmanager

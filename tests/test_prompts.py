@@ -9,14 +9,17 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import prompts
+from prefanno.annotation import dataset, erasing
 from prefanno.db import characters, generations
 from prefanno.db import prompts as queue
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation, Candidate, Generation, Prompt
 from prefanno.db.prompts import Order
 from prefanno.errors import EngineBroken, GenerationCancelled, InvalidInput, NoPrompts, NotFound, OutOfMemory
-from prefanno.prompts import Asked
+from prefanno.prompts import NewPrompt
 
+SETTINGS = {"mode": "single", "system_prompt": "You are Li."}
+ABOUT: dict[str, Any] = {"reasons": [], "note": None, "annotator": None}
 CONTEXT: list[Any] = [{"role": "assistant", "content": "欢迎~"}]
 
 
@@ -31,7 +34,7 @@ def stale(_generation: Generation) -> bool:
 
 
 async def _add(database: Database, *messages: str, character: str = "li") -> list[int]:
-    added = await database.write(lambda session: prompts.add(session, character, [Asked(one) for one in messages]))
+    added = await database.write(lambda session: prompts.add(session, character, [NewPrompt(one) for one in messages]))
     return added.ids
 
 
@@ -47,7 +50,13 @@ async def _answer(database: Database, number: int, disagreement: float | None = 
     async def work(session: AsyncSession) -> int:
         prompt = await session.get_one(Prompt, number)
         generation = Generation(
-            character="li", message=prompt.message, context=[], settings={}, base_model="base", adapter=None, seed=1
+            character="li",
+            message=prompt.message,
+            context=[],
+            settings=SETTINGS,
+            base_model="base",
+            adapter=None,
+            seed=1,
         )
         session.add(generation)
         await session.flush()
@@ -92,21 +101,21 @@ async def test_prompts_come_in_the_order_given(database: Database) -> None:
     await _add(database, "one", "two")
     await _add(database, "three")
     assert [await _take(database) for _ in range(3)] == ["one", "two", "three"]
-    with pytest.raises(NoPrompts):
+    with pytest.raises(NoPrompts, match="no prompt of li"):
         await _take(database)
 
 
 async def test_a_prompt_is_queued_once(database: Database) -> None:
     """The same message after the same turns is a duplicate; after other turns, or once taken, it is not."""
 
-    async def add(*asked: Asked) -> tuple[int, int]:
+    async def add(*asked: NewPrompt) -> tuple[int, int]:
         ids, duplicates = await database.write(lambda session: prompts.add(session, "li", asked))
         return len(ids), duplicates
 
-    assert await add(Asked("one"), Asked("two"), Asked("one")) == (2, 1)
-    assert await add(Asked("two"), Asked("two", CONTEXT)) == (1, 1)
+    assert await add(NewPrompt("one"), NewPrompt("two"), NewPrompt("one")) == (2, 1)
+    assert await add(NewPrompt("two"), NewPrompt("two", CONTEXT)) == (1, 1)
     assert await _take(database) == "one"
-    assert await add(Asked("one")) == (1, 0)
+    assert await add(NewPrompt("one")) == (1, 0)
 
 
 async def test_the_first_of_two_equal_prompts_keeps_its_place(database: Database) -> None:
@@ -179,19 +188,86 @@ async def test_stale_candidates_are_dropped(database: Database) -> None:
     def is_current(generation: Generation) -> bool:
         return generation.id == kept
 
-    assert await database.write(lambda session: prompts.drop(session, "li", is_current)) == 1
+    await database.write(lambda session: prompts.drop(session, "li", is_current))
     assert await _states(database) == ["waiting", "ready", "waiting"]
     assert old not in await _generations(database)
     assert await _generations(database) == [kept]
 
 
 async def test_a_stale_prompt_is_not_given(database: Database) -> None:
-    """Where all that is ready is stale, the next prompt is one that waits."""
-    for number in await _add(database, "one", "two"):
-        await _answer(database, number)
-    taken = await database.write(lambda session: prompts.take(session, "li", "useful", stale))
-    assert (taken.prompt.message, taken.generation) == ("one", None)
-    assert await _generations(database) == []
+    """Only what is current is given, wherever it stands among what is ready; else one that waits, else none."""
+    messages = [str(number) for number in range(prompts.PART + 2)]
+    generated = [await _answer(database, number) for number in await _add(database, *messages)]
+    await _add(database, "waits")
+    last = generated[-1]
+    assert await _take(database, is_current=lambda generation: generation.id == last) == messages[-1]
+    assert await _take(database, is_current=stale) == "waits"
+    taken = await database.write(lambda session: prompts.take(session, "li", "given", stale))
+    assert (taken.prompt.message, taken.generation, taken.prompt.generation_id) == ("0", None, None)
+    assert generated[0] not in await _generations(database)
+
+
+async def test_what_people_saw_is_not_dropped(database: Database) -> None:
+    """A prompt that was put back may still be on a screen: its candidates stay, for a late choice."""
+    one, two = await _add(database, "one", "two")
+    seen = await _answer(database, one)
+    await _take(database)
+    await database.write(lambda session: prompts.put_back(session, [one]))
+    await _answer(database, two)
+    await database.write(lambda session: prompts.drop(session, "li", stale))
+    assert await _states(database) == ["waiting", "waiting"]
+    assert await _generations(database) == [seen]
+    again = await _answer(database, one)
+    await database.write(lambda session: prompts.put_back(session, [one]))
+    await database.write(lambda session: prompts.remove(session, [one, two]))
+    assert await _generations(database) == [seen, again]
+
+
+async def test_a_choice_at_a_prompt_that_was_put_back_takes_it(database: Database) -> None:
+    """Nobody else gets candidates that are decided on."""
+    (one,) = await _add(database, "one")
+    generation = await _answer(database, one)
+    await _take(database)
+    await database.write(lambda session: prompts.put_back(session, [one]))
+    await database.write(lambda session: dataset.choose(session, generation, "skip", **ABOUT))
+    assert await _states(database) == ["taken"]
+
+
+async def test_what_is_being_answered_stays_whose_it_is(database: Database) -> None:
+    """Putting back passes over it; so nobody else gets it meanwhile."""
+    one, two = await _add(database, "one", "two")
+    await _take(database)
+    await _take(database)
+    assert await database.write(lambda session: prompts.put_back(session, [one, two], {one})) == 1
+    assert await _states(database) == ["taken", "waiting"]
+
+
+async def test_after_a_kill_what_was_being_answered_waits_again(database: Database) -> None:
+    """A prompt that was taken and never answered is given again; one that was answered is not."""
+    one, _ = await _add(database, "one", "two")
+    await _answer(database, one)
+    await _take(database)
+    await _take(database)
+    await database.write(queue.recover)
+    assert await _states(database) == ["taken", "waiting"]
+
+
+async def test_what_nobody_has_seen_is_no_conversation(database: Database) -> None:
+    """A generation in multi mode is listed once a person has it."""
+    (one,) = await _add(database, "one")
+    generation = await _answer(database, one)
+
+    async def begin(session: AsyncSession) -> None:
+        (await session.get_one(Generation, generation)).conversation_id = generation
+
+    async def listed() -> list[int]:
+        async with database.read() as session:
+            return [turn.id for turn, _ in await generations.conversations(session, "li", None, 10)]
+
+    await database.write(begin)
+    assert await listed() == []
+    await _take(database)
+    assert await listed() == [generation]
 
 
 async def test_what_was_not_decided_on_can_be_put_back(database: Database) -> None:
@@ -236,7 +312,7 @@ async def test_removing_takes_along_what_nobody_saw(database: Database) -> None:
         (GenerationCancelled(), "waiting"),
         (GeneratorExit(), "waiting"),
         (EngineBroken("CUDA error"), "waiting"),
-        (OutOfMemory(), "failed"),
+        (OutOfMemory(), "waiting"),
         (InvalidInput({"message": ["太长"]}), "failed"),
     ],
 )
@@ -253,12 +329,20 @@ async def test_a_prompt_that_was_not_answered_is_not_lost(database: Database, er
     assert await _states(database) == ["waiting"]
 
 
-async def test_erasing_a_generation_takes_its_prompt_along(database: Database) -> None:
-    """What is erased for good is not left in the queue."""
-    (one,) = await _add(database, "a secret")
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_is_erased_is_not_left_in_the_queue(database: Database, again: bool) -> None:
+    """Neither the prompt that was decided on, nor the same one when it was put back, or queued up once more."""
+    one, _ = await _add(database, "a secret", "another")
     generation = await _answer(database, one)
-    await database.write(lambda session: generations.remove(session, [generation]))
-    assert await _states(database) == []
+    await _take(database)
+    chosen, _ = await database.write(lambda session: dataset.choose(session, generation, "skip", **ABOUT))
+    if again:
+        await database.write(lambda session: prompts.put_back(session, [one]))
+        await _take(database)
+        await _add(database, "a secret")
+    await database.write(lambda session: erasing.erase(session, [chosen.id]))
+    async with database.read() as session:
+        assert list(await session.scalars(select(Prompt.message))) == ["another"]
 
 
 async def test_a_taken_prompt_is_recent_whatever_was_written_since(database: Database) -> None:

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("character", sa.String(), nullable=False),
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("context", sa.JSON(), nullable=False),
+        sa.Column("digest", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("reason", sa.String(), nullable=True),
         sa.Column("generation_id", ID, nullable=True),
@@ -39,9 +40,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_prompts")),
         sqlite_autoincrement=True,
     )
-    op.create_index(op.f("ix_prompts_character_state_id"), "prompts", ["character", "state", "id"])
-    op.create_index(op.f("ix_prompts_character_taken_at"), "prompts", ["character", "taken_at"])
-    op.create_index(op.f("ix_prompts_generation_id"), "prompts", ["generation_id"])
+    for columns in (
+        ["character", "id"],
+        ["character", "state", "id"],
+        ["character", "state", "lot"],
+        ["character", "digest"],
+        ["character", "taken_at"],
+        ["generation_id"],
+    ):
+        op.create_index(op.f(f"ix_prompts_{'_'.join(columns)}"), "prompts", columns)
 
 
 def downgrade() -> None:

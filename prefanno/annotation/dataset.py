@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import choices, history
 from prefanno.annotation.choices import Reply
-from prefanno.db import annotations, generations
+from prefanno.db import annotations, generations, prompts
 from prefanno.db.annotations import Choice
 from prefanno.db.models import Annotation, Generation
 from prefanno.errors import Conflict, InvalidInput
@@ -35,6 +35,7 @@ async def choose(session: AsyncSession, generation: int, verdict: str, **said: A
     note and annotator. Raises NotFound or InvalidInput.
     """
     turn = await generations.get(session, generation)
+    await prompts.decide(session, generation)
     about = {name: said.pop(name) for name in ("reasons", "note", "annotator")}
     found = await generations.candidates(session, [generation])
     candidates = [Reply(one.content, one.thinking, candidate=one.ordinal) for one in found]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import history
-from prefanno.db import annotations, generations, idempotency, search, steps
+from prefanno.db import annotations, generations, idempotency, prompts, search, steps
 from prefanno.db.models import Annotation
 
 
@@ -23,14 +23,21 @@ class Erased:
 async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
     """Remove these annotations, their history and the candidates they were chosen from. Raises NotFound."""
     turns: list[int] = []
+    said: set[tuple[str, str]] = set()  # characters and digests of what was asked: it may be queued up, too
     erased = events_erased = 0
     async for part in annotations.parts(session, numbers):
         turns += [annotation.generation_id for annotation in part if annotation.generation_id is not None]
+        said |= {(one.character, prompts.digest(one.human_input, one.context)) for one in part}
         turns += await generations.of_texts(session, await _texts(session, part))
         events_erased += await _erase_part(session, part)
         erased += len(part)
+    said |= {
+        (turn.character, prompts.digest(turn.message, turn.context))
+        for turn in await generations.of_ids(session, turns)
+    }
     await steps.forget_empty_steps(session)
     removed = await generations.remove(session, turns)
+    await prompts.forget(session, said)
     await search.merge(session)
     return Erased(erased, events_erased, len(removed), len(set(turns) - removed))
 

@@ -33,6 +33,14 @@ async def get(session: AsyncSession, number: int) -> Generation:
     return found
 
 
+async def of_ids(session: AsyncSession, numbers: Collection[int]) -> Sequence[Generation]:
+    """The generations of these ids, of those that there are."""
+    wanted, found = sorted(set(numbers)), list[Generation]()
+    for start in range(0, len(wanted), PART):
+        found += await session.scalars(select(Generation).where(Generation.id.in_(wanted[start : start + PART])))
+    return found
+
+
 async def candidates(session: AsyncSession, generations: Collection[int]) -> Sequence[Candidate]:
     """The candidates of these generations, in their order."""
     query = select(Candidate).where(Candidate.generation_id.in_(generations))
@@ -93,7 +101,8 @@ async def conversations(
     turn = aliased(Generation)
     size = select(func.count()).where(turn.conversation_id == Generation.id).scalar_subquery()
     query = select(Generation, size).where(Generation.character == character)
-    query = query.where(Generation.conversation_id == Generation.id)
+    unseen = select(Prompt.id).where(Prompt.generation_id == Generation.id, Prompt.taken_at.is_(None))
+    query = query.where(Generation.conversation_id == Generation.id, ~unseen.exists())
     if before is not None:
         query = query.where(Generation.id < before)
     return (await session.execute(query.order_by(Generation.id.desc()).limit(limit))).all()

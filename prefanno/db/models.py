@@ -193,7 +193,7 @@ class Candidate(Base):
 
 
 class Prompt(Base):
-    """A message, after `context`, that is to be answered when a person asks for the next one.
+    """A message, after `context`, that is to be answered when a person asks for the next one; `digest` is of both.
 
     `state` is waiting; ready, when `generation_id` has its candidates and nobody has seen them; taken, when a person
     has it, with the candidates it was answered by; or failed, for `reason`. `disagreement` is that of the candidates
@@ -203,7 +203,10 @@ class Prompt(Base):
     __tablename__ = "prompts"
     __table_args__ = (
         CheckConstraint("state IN ('waiting', 'ready', 'taken', 'failed')", name="state"),
+        Index(None, "character", "id"),
         Index(None, "character", "state", "id"),
+        Index(None, "character", "state", "lot"),
+        Index(None, "character", "digest"),
         Index(None, "character", "taken_at"),
         Index(None, "generation_id"),
         {"sqlite_autoincrement": True},
@@ -213,6 +216,7 @@ class Prompt(Base):
     character: Mapped[str] = mapped_column(ForeignKey("characters.slug"))
     message: Mapped[str]
     context: Mapped[list[dict[str, str]]] = mapped_column(JSON)
+    digest: Mapped[str]
     state: Mapped[str] = mapped_column(default="waiting")
     reason: Mapped[str | None]
     generation_id: Mapped[int | None] = mapped_column(ID, ForeignKey("generations.id"))

@@ -1,14 +1,17 @@
 """Queries on the queue of prompts."""
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from typing import Literal, get_args
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db.annotations import PART
 from prefanno.db.models import Annotation, Generation, Prompt
 from prefanno.errors import NotFound
+from prefanno.prompting import Message
 
 State = Literal["waiting", "ready", "taken", "failed"]
 STATES: tuple[str, ...] = get_args(State)
@@ -25,9 +28,10 @@ BY = {
 async def following(
     session: AsyncSession, character: str, state: State, order: Order, limit: int = 1
 ) -> Sequence[Prompt]:
-    """The first of the character's prompts in this state."""
+    """The first of the character's prompts in this state; what is useful is known of those only that are ready."""
+    by = BY["given" if order == "useful" and state != "ready" else order]
     query = select(Prompt).where(Prompt.character == character, Prompt.state == state)
-    return (await session.scalars(query.order_by(*BY[order]).limit(limit))).all()
+    return (await session.scalars(query.order_by(*by).limit(limit))).all()
 
 
 async def counts(session: AsyncSession, character: str) -> dict[str, int]:
@@ -45,13 +49,25 @@ async def page(
     return [(prompt, choice is not None) for prompt, choice in found]
 
 
-async def queued(session: AsyncSession, character: str, messages: Collection[str]) -> Sequence[Prompt]:
-    """The character's prompts with one of these messages that nobody has taken yet."""
-    wanted, found = sorted(messages), list[Prompt]()
-    for start in range(0, len(wanted), PART):
-        query = select(Prompt).where(Prompt.character == character, Prompt.state != "taken")
-        found += await session.scalars(query.where(Prompt.message.in_(wanted[start : start + PART])))
+def digest(message: str, context: Sequence[Message] | Sequence[dict[str, str]]) -> str:
+    """By which it is seen that a prompt says the same as another one."""
+    said = [message, *([turn["role"], turn["content"]] for turn in context)]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+async def queued(session: AsyncSession, character: str, digests: Sequence[str]) -> set[str]:
+    """Those of these digests that a prompt of the character has which nobody has taken yet."""
+    found: set[str] = set()
+    for start in range(0, len(digests), PART):
+        query = select(Prompt.digest).where(Prompt.character == character, Prompt.state != "taken")
+        found.update(await session.scalars(query.where(Prompt.digest.in_(digests[start : start + PART]))))
     return found
+
+
+async def forget(session: AsyncSession, said: Collection[tuple[str, str]]) -> None:
+    """Remove the prompts of these characters that have these digests."""
+    for character, same in said:
+        await session.execute(delete(Prompt).where(Prompt.character == character, Prompt.digest == same))
 
 
 async def of_ids(session: AsyncSession, numbers: Sequence[int]) -> Sequence[tuple[Prompt, bool]]:
@@ -71,10 +87,25 @@ async def undecided(session: AsyncSession, character: str) -> Sequence[int]:
     return (await session.scalars(query.where(Annotation.id.is_(None)).order_by(Prompt.id))).all()
 
 
-async def with_candidates(session: AsyncSession, character: str) -> Sequence[tuple[Prompt, Generation]]:
-    """The character's prompts that are ready, with what they are answered by."""
+async def ready(
+    session: AsyncSession, character: str, order: Order, start: int = 0, limit: int | None = None
+) -> Sequence[tuple[Prompt, Generation]]:
+    """The character's prompts that are ready, with what they are answered by; all of them without a limit."""
     query = select(Prompt, Generation).join(Generation, Generation.id == Prompt.generation_id)
-    return (await session.execute(query.where(Prompt.character == character, Prompt.state == "ready"))).all()
+    query = query.where(Prompt.character == character, Prompt.state == "ready").order_by(*BY[order])
+    return (await session.execute(query.offset(start).limit(limit) if limit else query)).all()
+
+
+async def decide(session: AsyncSession, generation: int) -> None:
+    """A choice was made at these candidates: a prompt that was put back with them is not given again."""
+    put_back = update(Prompt).where(Prompt.generation_id == generation, Prompt.state == "ready")
+    await session.execute(put_back.values(state="taken"))
+
+
+async def recover(session: AsyncSession) -> None:
+    """Queue up again what was being answered when the server was killed."""
+    lost = update(Prompt).where(Prompt.state == "taken", Prompt.generation_id.is_(None))
+    await session.execute(lost.values(state="waiting", taken_at=None))
 
 
 async def forgive(session: AsyncSession, character: str) -> None:

@@ -55,10 +55,14 @@ class Decoding:
 
     def _tell(self) -> None:
         """Tell all clients what is new: the event loop is woken once for all of them."""
-        told = [(job, event) for job in self._going for event in job.tell()]
+        told: list[tuple[Job, Event | None]] = []
+        try:
+            for job in self._going:
+                told += [(job, event) for event in job.tell()]
+        finally:  # whatever fails with one job, the others have what is theirs
+            if told:
+                self._loop.call_soon_threadsafe(_put, told)
         self._going = [job for job in self._going if job.is_going]
-        if told:
-            self._loop.call_soon_threadsafe(_put, told)
 
     def drop(self) -> None:
         """Let go of the memory."""

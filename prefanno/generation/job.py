@@ -24,7 +24,7 @@ class Job:
 
     It runs whether anybody reads or not; one reader may come at any time, and has all events. `client` and `streams`
     are the request's, until somebody waits for what was written ahead of time. `ended` is set when the job is over:
-    all is written, it failed, or its reader has left. By its `id` it can be cancelled.
+    all is written, it failed (`failure`), or its reader has left. By its `id` it can be cancelled.
     """
 
     def __init__(self, request: Request) -> None:
@@ -38,7 +38,8 @@ class Job:
         self.is_alone = False  # in its batch
         self._drawn: list[list[Row]] = [[] for _ in range(request.config.num_responses)]
         self.writing: list[Row] = []
-        self._finished: dict[int, Reply] = {}
+        self.written: dict[int, Reply] = {}  # by ordinal; one that is drawn again is replaced
+        self.failure: PrefannoError | None = None
         self._events: asyncio.Queue[Event | PrefannoError | None] = asyncio.Queue()
 
     @property
@@ -70,7 +71,7 @@ class Job:
 
     def fail(self, error: PrefannoError) -> None:
         """End it with an error."""
-        self.is_over = True
+        self.failure = error
         self.put(error)
         self.cancel()
 
@@ -78,6 +79,7 @@ class Job:
         """Tell the client; None: that was all."""
         self._events.put_nowait(event)
         if event is None or isinstance(event, PrefannoError):
+            self.is_over = True
             self.ended.set()
 
     def cancel(self) -> None:
@@ -125,19 +127,18 @@ class Job:
             return []
         events: list[Event | None] = [event for row in self.writing for event in self._tell(row)]
         if not self.is_going and not any(self._is_wanted(*each) for each in enumerate(self._drawn)):
-            self.is_over = True
             events.append(None)
         return events
 
     def _tell(self, row: Row) -> list[Event]:
-        told = self._finished.get(row.ordinal)
+        told = self.written.get(row.ordinal)
         if told is not None and told.seed == row.seed:
             return []
         news = row.news() if self.streams else None
         events: list[Event] = [news] if news else []
         if row.finish_reason is not None:
-            self._finished[row.ordinal] = _never_empty(row.reply())
-            events.append(Finished(row.ordinal, self._finished[row.ordinal]))
+            self.written[row.ordinal] = _never_empty(row.reply())
+            events.append(Finished(row.ordinal, self.written[row.ordinal]))
         return events
 
 

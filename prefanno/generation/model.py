@@ -88,9 +88,9 @@ def device() -> str:
 
 
 def gpu_memory() -> dict[str, dict[str, str | float]]:
-    """Name, allocated and reserved gigabytes of each CUDA device; {} before torch is imported or without one."""
+    """Name, allocated and reserved gigabytes of each CUDA device; {} until torch is imported, or without one."""
     torch: Any = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    if torch is None or getattr(torch.__spec__, "_initializing", False) or not torch.cuda.is_available():
         return {}
     return {
         f"gpu_{i}": {

@@ -46,11 +46,9 @@ async def edit(request: web.Request, body: dict[str, Any]) -> web.Response:
 
     async def work(session: AsyncSession) -> dict[str, Any]:
         character = await characters.named(session, request.match_info["slug"])
-        before = persona.of(character, settings)
         for name, value in body.items():
             setattr(character, name, value)
-        if persona.of(character, settings) != before and not loop.keeps_persona(character.slug):
-            await prompts.drop(session, character.slug, lambda _: False)
+        await prompts.drop(session, character.slug, loop.is_current(character))
         return await _view(session, settings, character)
 
     return done("已修改角色", await written(request, work))

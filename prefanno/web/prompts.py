@@ -6,31 +6,31 @@ from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno import prompts
-from prefanno.db import characters
 from prefanno.db import prompts as queue
 from prefanno.db.models import Prompt
 from prefanno.keys import LOOP
 from prefanno.loop import Asking
-from prefanno.prompts import Asked
+from prefanno.prompts import NewPrompt
 from prefanno.recording import Answered
 from prefanno.web import prompt_answers as answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.prompt_schemas import NewPromptsSchema, NextSchema, PromptsSchema, ReturnSchema, SomePromptsSchema
-from prefanno.web.streaming import Events, asked, collected, generated, streamed
+from prefanno.web.streaming import Events, collected, generated, prompt_view, streamed
 from prefanno.web.writing import written
 
 
 @endpoint("Queue up prompts", body=NewPromptsSchema, answer=answers.Added, failures=(409, 503, 507))
 async def add(request: web.Request, body: dict[str, Any]) -> web.Response:
     """In this order, behind those that are there; one that is in the queue already is left out."""
+    loop = request.app[LOOP]
 
     async def work(session: AsyncSession) -> dict[str, Any]:
-        slug = (await characters.get(session, body["character"])).slug
-        added = await prompts.add(session, slug, [Asked(**one) for one in body["prompts"]])
+        slug = (await loop.meant(session, body["character"])).slug
+        added = await prompts.add(session, slug, [NewPrompt(**one) for one in body["prompts"]])
         return {"ids": added.ids, "duplicates": added.duplicates, "counts": await queue.counts(session, slug)}
 
     data = await written(request, work)
-    request.app[LOOP].ahead.wake()
+    loop.ahead.wake()
     return done(f"已加入 {len(data['ids'])} 条提示", data)
 
 
@@ -38,8 +38,9 @@ async def add(request: web.Request, body: dict[str, Any]) -> web.Response:
 async def show(request: web.Request, query: dict[str, Any]) -> web.Response:
     """In the order given; the next page is beyond `next`."""
     limit = query["limit"]
-    async with request.app[LOOP].database.read() as session:
-        slug = (await characters.get(session, query["character"])).slug
+    loop = request.app[LOOP]
+    async with loop.database.read() as session:
+        slug = (await loop.meant(session, query["character"])).slug
         found = await queue.page(session, slug, query["state"], query["after"], limit + 1)
         counts = await queue.counts(session, slug)
     following = found[limit - 1][0].id if len(found) > limit else None
@@ -62,15 +63,16 @@ async def remove(request: web.Request, body: dict[str, Any]) -> web.Response:
 @endpoint("Put prompts back", body=ReturnSchema, answer=answers.Changed, failures=(404, 409, 503, 507))
 async def put_back(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Prompts that were taken, or failed, by their ids, or all that were taken and not decided on."""
+    loop = request.app[LOOP]
 
     async def work(session: AsyncSession) -> dict[str, Any]:
         numbers = body["ids"]
         if numbers is None:
-            numbers = await queue.undecided(session, (await characters.get(session, body["character"])).slug)
-        return {"changed": await prompts.put_back(session, numbers)}
+            numbers = await queue.undecided(session, (await loop.meant(session, body["character"])).slug)
+        return {"changed": await prompts.put_back(session, numbers, loop.being_answered)}
 
     data = await written(request, work)
-    request.app[LOOP].ahead.wake()
+    loop.ahead.wake()
     return done(f"已放回 {data['changed']} 条提示", data)
 
 
@@ -87,7 +89,7 @@ async def take(request: web.Request, body: dict[str, Any]) -> web.Response:
     asking, *_, answered = await collected(request, _events(request, body, streams=False))
     assert isinstance(asking, Asking)  # noqa: S101 - the first event is
     assert isinstance(answered, Answered)  # noqa: S101 - the last is
-    return done("下一条提示", {"prompt": asked(asking)} | generated(answered))
+    return done("下一条提示", {"prompt": prompt_view(asking.prompt)} | generated(answered))
 
 
 @endpoint(

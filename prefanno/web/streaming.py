@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from prefanno.db.models import Prompt
 from prefanno.errors import ClientGone, PrefannoError
 from prefanno.generation.config import Delta, Event, Finished, Reply
 from prefanno.keys import LOOP
@@ -36,8 +37,7 @@ async def streamed(request: web.Request, events: Events) -> web.StreamResponse:
     response = web.StreamResponse(headers=SSE)
     async with contextlib.aclosing(events):
         first = await anext(events)
-        loaded = request.app[LOOP].engine.loaded
-        thinking = loaded is not None and _shows_thinking(asdict(loaded.config))
+        thinking = _shows_thinking(_settings(request, first))
 
         async def send() -> None:
             await response.prepare(request)
@@ -95,21 +95,26 @@ def _shown(reply: Reply, *, thinking: bool) -> dict[str, Any]:
     }
 
 
+def _settings(request: web.Request, first: Event | Asking | Answered) -> Mapping[str, Any]:
+    """What the candidates are made with."""
+    loaded = request.app[LOOP].engine.loaded
+    return first.settings if isinstance(first, Asking) else asdict(loaded.config) if loaded else {}
+
+
 def _shows_thinking(settings: Mapping[str, Any]) -> bool:
     """Whether clients see the thoughts of what was generated with these settings."""
-    return bool(settings["enable_thinking"] and settings["show_thinking"])
+    return bool(settings.get("enable_thinking") and settings.get("show_thinking"))
 
 
-def asked(asking: Asking) -> dict[str, Any]:
-    """The prompt that candidates follow for."""
-    prompt = asking.prompt
+def prompt_view(prompt: Prompt) -> dict[str, Any]:
+    """A prompt as the person sees it."""
     return {"id": prompt.id, "message": prompt.message, "context": prompt.context}
 
 
 def _frame(event: Event | Asking | Answered, *, thinking: bool) -> bytes:
     match event:
         case Asking():
-            return _event("prompt", asked(event))
+            return _event("prompt", prompt_view(event.prompt))
         case Answered():
             return _event("done", generated(event))
         case Finished(ordinal, reply):

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import ClientTimeout
 
 from prefanno.keys import LOOP
+from prefanno.training import adapters
 from prefanno.web import answers, prompt_answers
 from prefanno.web.annotation_answers import Chosen
 from tests.conftest import Client
@@ -27,6 +28,12 @@ async def _add(client: Client, *messages: str, **more: Any) -> Any:
 
 async def _load(client: Client, **settings: Any) -> None:
     await accepted(await client.post(LOAD, json=SHORT | settings), answers.Loaded)
+
+
+async def _load_default(client: Client) -> None:
+    """With the character's own persona."""
+    own = {name: value for name, value in SHORT.items() if name != "system_prompt"}
+    await accepted(await client.post(LOAD, json=own), answers.Loaded)
 
 
 async def _counts(client: Client) -> Any:
@@ -83,7 +90,7 @@ async def test_a_choice_is_made_at_a_prompt_as_at_any_generation(client: Client)
 async def test_without_a_model_ready_prompts_are_given_and_others_are_not(client: Client) -> None:
     """Candidates that are stored need no model; where some have to be written, the cure is named."""
     await _add(client, "一")
-    await _load(client)
+    await _load_default(client)
     await _until(client, ready=1)
     await client.post("/api/model/unload")
     await _add(client, "二")
@@ -116,13 +123,40 @@ async def test_other_settings_drop_what_was_written_ahead(client: Client, change
 async def test_another_persona_of_a_character_drops_what_was_written_ahead(client: Client) -> None:
     """With no model loaded, editing the persona does; a new name does not."""
     await _add(client, "一")
-    await _load(client)
+    await _load_default(client)
     await _until(client, ready=1)
     await client.post("/api/model/unload")
     await client.post("/api/characters/li/edit", json={"name": "小离"})
     assert (await _counts(client))["ready"] == 1
     await client.post("/api/characters/li/edit", json={"system_prompt": "你是一位诗人。"})
     assert await _counts(client) == {"waiting": 1, "ready": 0, "taken": 0, "failed": 0}
+
+
+async def test_a_persona_edited_while_it_is_loaded_counts_from_the_unload_on(client: Client) -> None:
+    """What the loaded model wrote is given while it is loaded, and not afterwards."""
+    await _add(client, "一", "二")
+    await _load_default(client)
+    await _until(client, ready=2)
+    await client.post("/api/characters/li/edit", json={"system_prompt": "你是一位诗人。"})
+    assert (await _next(client))["prompt"]["message"] == "一"
+    await client.post("/api/model/unload")
+    await refused(await client.post(NEXT), 400, "模型未加载")
+
+
+async def test_a_newer_adapter_drops_what_was_written_ahead(client: Client) -> None:
+    """With no model loaded candidates count until there is a newer adapter, which the next load would take."""
+    await _add(client, "一", "二")
+    await _load_default(client)
+    await _until(client, ready=2)
+    await client.post("/api/model/unload")
+    assert (await _next(client))["prompt"]["message"] == "一"
+    settings = client.app[LOOP].settings
+    folder = settings.outputs / "li-sft-1"
+    folder.mkdir()
+    for name in adapters.WEIGHTS:
+        (folder / name).write_text("{}")
+    (folder / adapters.CARD).write_text(json.dumps({"run": 1, "base_model": settings.model}))
+    await refused(await client.post(NEXT), 400, "模型未加载")
 
 
 async def test_a_live_request_goes_before_the_queue(client: Client) -> None:
