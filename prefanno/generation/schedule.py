@@ -73,7 +73,7 @@ class Schedule:
     def hurry(self, job: Job, client: str, streams: bool) -> None:
         """From now on this client waits for a job that was to be written ahead of time."""
         job.client, job.streams = client, streams
-        if self._ahead.remove(job):
+        if job.is_waited_for and self._ahead.remove(job):
             self._queue_up(job)
         else:
             job.queued = Queued(0, self._pace.wait_s(0), job.id)

@@ -1,16 +1,18 @@
 """The tiny model in float32, where one seed means one text, alone or in company, by itself and in an engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from prefanno.generation import decoding, model
+from prefanno.generation import decoding, model, schedule
+from prefanno.generation import engine as engines
 from prefanno.generation.engine import Engine
 from prefanno.settings import Settings
+from tests.generation.staging import WAIT_S, Model, Stage, Written
 from tests.generation.watching import CONFIG, Watched
 
 
@@ -30,6 +32,27 @@ def weights(tiny_model: Path) -> Weights:
 
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     return Weights(model.eval(), AutoTokenizer.from_pretrained(tiny_model))
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """The stage on which the models of `staged` stand."""
+    stage = Stage()
+    monkeypatch.setattr(engines, "LocalModel", lambda base: Model(stage, base))
+    monkeypatch.setattr(schedule, "Decoding", Written)
+    monkeypatch.setattr(Written, "stage", stage, raising=False)
+    yield stage
+    stage.gate.set()
+
+
+@pytest.fixture
+async def staged(stage: Stage, settings: Settings) -> AsyncIterator[Engine]:
+    """An engine for a model named `base`, that does what a test tells it to."""
+    engine = Engine(replace(settings, model="base"))
+    yield engine
+    stage.gate.set()
+    async with asyncio.timeout(WAIT_S):
+        await engine.close()
 
 
 @pytest.fixture

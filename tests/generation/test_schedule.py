@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from prefanno.errors import GenerationCancelled
 from prefanno.generation.config import Delta, Finished, Queued
 from prefanno.generation.engine import Engine
 from prefanno.generation.job import Job
@@ -99,6 +100,21 @@ async def test_what_waits_ahead_can_be_hurried(engine: Engine, watched: type[Wat
     assert {type(event) for event in events} == {Queued, Delta, Finished}
     await _over(first)
     assert await same(engine, [first])
+
+
+async def test_what_has_ended_can_be_taken(engine: Engine) -> None:
+    """Who takes what was written or cancelled a moment before gets what it came to."""
+    written = ask(engine, client=None)
+    await _over(written)
+    engine.hurry(written, "a", streams=True)
+    assert len(await written.replies()) == 2
+    cancelled = [ask(engine, client=None) for _ in range(2)]
+    for job in cancelled:
+        engine.cancel(job.id)
+        engine.hurry(job, "a", streams=True)
+        with pytest.raises(GenerationCancelled):
+            await job.replies()
+    await until_idle(engine)
 
 
 async def test_hurried_words_add_up(engine: Engine, watched: type[Watched]) -> None:
