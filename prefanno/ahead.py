@@ -20,7 +20,7 @@ from prefanno.db import prompts
 from prefanno.db.engine import Database, Work
 from prefanno.db.models import Prompt
 from prefanno.db.prompts import Order
-from prefanno.errors import EngineBroken, EngineFailed, GenerationCancelled, InvalidInput, PrefannoError
+from prefanno.errors import EngineBroken, EngineFailed, GenerationCancelled, InvalidInput
 from prefanno.generation.config import SEEDS, Request
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.generation.job import Job
@@ -88,8 +88,8 @@ class Ahead:
                     await self._database.write(prompts.recover)
                     recovered = True
                 await self._submit_next()
-            except PrefannoError as error:
-                log.warning("no candidates can be written ahead of time: %s", error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it shall not end the writing for good
+                log.warning("no candidates can be written ahead of time: %r", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), AGAIN_S)
 
@@ -99,7 +99,7 @@ class Ahead:
             return
         origin = Origin(self._settings.model, loaded)
         if loaded is not self._fresh:  # what was written ahead for another is dropped
-            await self._database.write(lambda session: refresh(session, loaded.character, origin.made))
+            await refresh(self._database, loaded.character, origin.made)
             self._fresh = loaded
         most = 1 if self._trouble.was else max(1, ROWS_AHEAD // loaded.config.num_responses)
         self._given.clear()
@@ -111,30 +111,31 @@ class Ahead:
         room = min(most, self._settings.prompts_ahead - ready) - len(self._jobs)
         free = [prompt for prompt in found if prompt.id not in self._jobs and prompt.id not in self._given]
         for prompt in free[: max(0, room)]:
-            self._submit(prompt, replace(origin, prompt=prompt.id))
+            self._submit(prompt, replace(origin, prompt=prompt.id), alone=most == 1)
 
-    def _submit(self, prompt: Prompt, origin: Origin) -> None:
+    def _submit(self, prompt: Prompt, origin: Origin, alone: bool) -> None:
         context, seed = cast(list[Message], prompt.context), secrets.randbelow(SEEDS)
         job = self._engine.submit(Request(prompt.message, context, seed, origin.loaded.config, client=None))
         self._jobs[prompt.id] = job
-        self._begin(self._settle(prompt.id, origin, job))
+        self._begin(self._settle(prompt.id, origin, job, alone))
 
-    async def _settle(self, prompt: int, origin: Origin, job: Job) -> None:
+    async def _settle(self, prompt: int, origin: Origin, job: Job, alone: bool) -> None:
         """Store what was written, or why nothing could be, unless a person has taken the prompt."""
         await job.ended.wait()
         if self._jobs.get(prompt) is not job:
             return
         try:
-            if (work := self._outcome(origin, job)) is not None:
+            if (work := self._outcome(origin, job, alone)) is not None:
                 await self._database.write(work)
-        except PrefannoError as error:
-            log.warning("candidates that were written ahead of time are lost: %s", error)
+        except Exception as error:  # noqa: BLE001 - a full disk, or a bug: they are written again, after a pause
+            self._trouble.began()
+            log.warning("candidates that were written ahead of time are lost: %r", error)
         finally:  # until now, who takes the prompt has the job with all that it wrote
             if self._jobs.get(prompt) is job:
                 del self._jobs[prompt]
                 self.wake()
 
-    def _outcome(self, origin: Origin, job: Job) -> Work[None] | None:
+    def _outcome(self, origin: Origin, job: Job, alone: bool) -> Work[None] | None:
         """What is to be stored. Only what fails alone is to blame: else it may be a neighbour, or the engine."""
         error = job.failure
         if error is None:
@@ -142,14 +143,13 @@ class Ahead:
             return partial(_ready, origin, job)
         if isinstance(error, GenerationCancelled | EngineBroken):
             return None
-        alone = self._trouble.was
         if isinstance(error, EngineFailed):
             self._trouble.began()
         return partial(_failed, origin, error.detail) if alone or isinstance(error, InvalidInput) else None
 
 
 class Trouble:
-    """The engine fails: from the first time on prompts are tried one by one, after pauses that grow."""
+    """Something fails: from the first time on prompts are tried one by one, after pauses that grow."""
 
     def __init__(self) -> None:
         self._pause_s = 0.0
@@ -166,7 +166,7 @@ class Trouble:
         return time.monotonic() < self._until
 
     def began(self) -> None:
-        """The engine failed; of several prompts of one batch the first counts."""
+        """It failed; of several prompts of one batch the first counts."""
         if not self.lasts:
             self._pause_s = min(max(2 * self._pause_s, AGAIN_S), LONGEST_PAUSE_S)
             self._until = time.monotonic() + self._pause_s

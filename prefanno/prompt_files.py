@@ -48,10 +48,12 @@ def _parsed(line: str) -> Any:
 def _prompt(value: Any) -> NewPrompt:
     if isinstance(value, str):
         return _checked(NewPrompt(value))
-    if not isinstance(value, dict) or not isinstance(value.get("message"), str):
-        raise Fault("must be a string, or an object with a string as `message`")
+    if not isinstance(value, dict):
+        raise Fault("must be a string or an object")
     if unknown := sorted(value.keys() - {"message", "context"}):
         raise Fault(f"has an unknown field {unknown[0]}; a prompt has `message` and `context`")
+    if not isinstance(value.get("message"), str):
+        raise Fault("must have a string as `message`")
     context = value.get("context") or []
     if not isinstance(context, list) or not all(_is_turn(turn) for turn in context):
         raise Fault("`context` must be a list of turns, each with `role` (user or assistant) and `content`")

@@ -8,6 +8,7 @@ Candidates that were written ahead are given only while they are what the model 
 """
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db import generations
 from prefanno.db import prompts as queue
+from prefanno.db.engine import Database
 from prefanno.db.models import Candidate, Generation, Prompt, now
 from prefanno.db.prompts import Order
 from prefanno.errors import InvalidInput, NoPrompts
@@ -130,15 +132,23 @@ async def remove(session: AsyncSession, numbers: Sequence[int]) -> int:
     return len(found)
 
 
-async def refresh(session: AsyncSession, character: str, is_current: IsCurrent) -> None:
-    """With a model loaded: what was written for another is dropped, and what failed there may not fail here."""
-    await drop(session, character, is_current)
-    await queue.forgive(session, character)
+async def refresh(database: Database, character: str, is_current: IsCurrent) -> None:
+    """With a model loaded: what was written for another is dropped, and what failed there may not fail here.
+
+    In several transactions, since others wait for each.
+    """
+    start: int | None = 0
+    while start is not None:
+        start = await database.write(partial(drop, character=character, is_current=is_current, start=start))
+    await database.write(lambda session: queue.forgive(session, character))
 
 
-async def drop(session: AsyncSession, character: str, is_current: IsCurrent) -> None:
-    """Drop the candidates of ready prompts that are not current."""
-    await _drop(session, [pair for pair in await queue.ready(session, character, "given") if not is_current(pair[1])])
+async def drop(session: AsyncSession, character: str, is_current: IsCurrent, start: int = 0) -> int | None:
+    """Drop those of a part of the ready prompts' candidates that are not current; return where the next part begins."""
+    part = await queue.ready(session, character, "given", start, PART)
+    stale = [pair for pair in part if not is_current(pair[1])]
+    await _drop(session, stale)
+    return start + len(part) - len(stale) if len(part) == PART else None
 
 
 async def _drop(session: AsyncSession, stale: Sequence[tuple[Prompt, Generation]]) -> None:

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
 
 import click
@@ -73,7 +73,8 @@ async def read_files(settings: Settings, form: str, files: Sequence[Path], slug:
 
 async def queue_up(settings: Settings, form: str | None, files: Sequence[Path], slug: str | None) -> bool:
     """Queue up the prompts of files, say what was found; return whether all of it could be used, else nothing is."""
-    found = [(Place(file, line), one) for file in files for line, one in prompt_files.read(file, form)]
+    lines = ((Place(file, line), one) for file in files for line, one in prompt_files.read(file, form))
+    found = list(islice(lines, prompts.MOST + 1))  # more can never be queued, and a file may have no end
     bad = [(place, one) for place, one in found if isinstance(one, Fault)]
     asked = [one for _, one in found if not isinstance(one, Fault)]
     _tell_bad(Report(bad=len(bad), bad_rows=bad, good=len(asked)), form or "prompts")

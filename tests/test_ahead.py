@@ -16,6 +16,7 @@ from prefanno.db.engine import Database
 from prefanno.db.models import Generation, Prompt
 from prefanno.db.prompts import Order
 from prefanno.errors import DatabaseUnavailable
+from prefanno.generation.batch import Batch
 from prefanno.generation.config import GenerationConfig
 from prefanno.generation.engine import Engine
 from prefanno.prompts import NewPrompt
@@ -108,7 +109,30 @@ async def test_it_goes_on_when_the_database_serves_again(
     async with writing(settings, faulty):  # type: ignore[arg-type]
         assert await _until_ready(database, 1) == ["one"]
     assert faulty.faults == 0
-    assert "the database cannot serve now" in caplog.text
+    assert "DatabaseUnavailable" in caplog.text
+
+
+async def test_an_engine_that_fails_gets_a_pause_and_then_one_prompt_at_a_time(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails with others waits on; alone it has failed; afterwards the others are written as ever."""
+    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+    faults = iter([RuntimeError("a kernel failed")] * 2)
+    step = Batch.step
+
+    def failing(batch: Batch) -> None:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        step(batch)
+
+    monkeypatch.setattr(Batch, "step", failing)
+    await _add(database, "one", "two", "three")
+    async with writing(settings, database):
+        assert await _until_ready(database, 2) == ["two", "three"]
+    async with database.read() as session:
+        (failed,) = await session.scalars(select(Prompt).where(Prompt.state == "failed"))
+    assert failed.message == "one"
+    assert "a kernel failed" in str(failed.reason)
 
 
 class Faulty:

@@ -48,9 +48,9 @@ def test_lines_of_json_may_have_earlier_turns(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[1]", "must be a string, or an object"),
-        ('{"message": 1}', "must be a string, or an object"),
-        ('{"prompt": "one"}', "must be a string, or an object"),
+        ("[1]", "must be a string or an object"),
+        ('{"message": 1}', "must have a string as `message`"),
+        ('{"prompt": "one"}', "has an unknown field prompt"),
         ('{"message": "one", "id": 3}', "has an unknown field id"),
         ('{"message": "one", "context": "two"}', "`context` must be a list of turns"),
         ('{"message": "one", "context": [{"role": "system", "content": "two"}]}', "`context` must be a list of turns"),

@@ -207,6 +207,18 @@ async def test_a_stale_prompt_is_not_given(database: Database) -> None:
     assert generated[0] not in await _generations(database)
 
 
+async def test_many_stale_candidates_are_dropped_in_parts(database: Database) -> None:
+    """Whatever is current among them stays, and all others go."""
+    numbers = await _add(database, *(str(number) for number in range(2 * prompts.PART + 7)))
+    kept = {await _answer(database, number) for number in numbers if number % 3 == 0}
+    for number in numbers:
+        if number % 3:
+            await _answer(database, number)
+    await prompts.refresh(database, "li", lambda generation: generation.id in kept)
+    assert set(await _generations(database)) == kept
+    assert (await _states(database)).count("ready") == len(kept)
+
+
 async def test_what_people_saw_is_not_dropped(database: Database) -> None:
     """A prompt that was put back may still be on a screen: its candidates stay, for a late choice."""
     one, two = await _add(database, "one", "two")
@@ -325,7 +337,7 @@ async def test_a_prompt_that_was_not_answered_is_not_lost(database: Database, er
     async with database.read() as session:
         ((prompt, _),) = await queue.page(session, "li", None, 0, 10)
     assert prompt.reason == (getattr(error, "detail", None) if state == "failed" else None)
-    await database.write(lambda session: prompts.refresh(session, "li", current))
+    await prompts.refresh(database, "li", current)
     assert await _states(database) == ["waiting"]
 
 

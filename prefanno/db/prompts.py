@@ -73,8 +73,9 @@ async def forget(session: AsyncSession, said: Collection[tuple[str, str]]) -> No
 async def of_ids(session: AsyncSession, numbers: Sequence[int]) -> Sequence[tuple[Prompt, bool]]:
     """The prompts of these ids, each with whether a choice was made. Raises NotFound where one is not there."""
     found: list[tuple[Prompt, bool]] = []
-    for start in range(0, len(numbers), PART):
-        part = await session.execute(_with_choice().where(Prompt.id.in_(numbers[start : start + PART])))
+    wanted = list(dict.fromkeys(numbers))
+    for start in range(0, len(wanted), PART):
+        part = await session.execute(_with_choice().where(Prompt.id.in_(wanted[start : start + PART])))
         found += [(prompt, choice is not None) for prompt, choice in part]
     if missing := set(numbers) - {prompt.id for prompt, _ in found}:
         raise NotFound(f"there is no prompt {min(missing)}", f"未找到提示 {min(missing)}")

@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp import web
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno import persona, prompts
+from prefanno import persona
 from prefanno.db import annotations, characters
 from prefanno.db.models import Character
 from prefanno.keys import LOOP
@@ -41,14 +41,12 @@ async def create(request: web.Request, body: dict[str, Any]) -> web.Response:
 @endpoint("Edit a character", body=CharacterEditSchema, answer=answers.OneCharacter, failures=(404, 409, 503, 507))
 async def edit(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Its name or persona; a model that is loaded keeps its persona until the next load."""
-    loop = request.app[LOOP]
-    settings = loop.settings
+    settings = request.app[LOOP].settings
 
     async def work(session: AsyncSession) -> dict[str, Any]:
         character = await characters.named(session, request.match_info["slug"])
         for name, value in body.items():
             setattr(character, name, value)
-        await prompts.drop(session, character.slug, loop.is_current(character))
         return await _view(session, settings, character)
 
     return done("已修改角色", await written(request, work))

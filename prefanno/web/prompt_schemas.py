@@ -8,7 +8,7 @@ from prefanno.db.prompts import ORDERS, STATES
 from prefanno.web.fields import REQUIRED, QueryWhole, StrictSchema, Text, Truth, Whole, between, one_of
 from prefanno.web.schemas import LIST, MAX_ID, CharacterSchema, Context
 
-SIZE = validate.Length(min=1, max=10_000, error="必须有 {min} 到 {max} 个")
+SIZE = "必须有 {min} 到 {max} 个"
 
 
 class PromptSchema(StrictSchema):
@@ -24,7 +24,7 @@ class NewPromptsSchema(CharacterSchema):
     prompts = fields.List(
         fields.Nested(PromptSchema, error_messages=REQUIRED),
         required=True,
-        validate=SIZE,
+        validate=validate.Length(min=1, max=10_000, error=SIZE),
         error_messages={**REQUIRED, **LIST},
     )
 
@@ -38,9 +38,9 @@ class PromptsSchema(CharacterSchema):
 
 
 def _ids(**options: Any) -> fields.List[Any]:
-    return fields.List(
-        Whole(validate=between(1, MAX_ID)), validate=SIZE, error_messages={**REQUIRED, **LIST}, **options
-    )
+    number = Whole(validate=between(1, MAX_ID))
+    some = validate.Length(min=1, max=1000, error=SIZE)  # others wait for the transaction
+    return fields.List(number, validate=some, error_messages={**REQUIRED, **LIST}, **options)
 
 
 class SomePromptsSchema(StrictSchema):

@@ -27,7 +27,13 @@ async def collected(request: web.Request, events: Events) -> list[Event | Asking
     """All that happens. Raises ClientGone when the client leaves."""
 
     async def collect() -> list[Event | Asking | Answered]:
-        return [event async for event in events]
+        found = []
+        async with contextlib.aclosing(events):
+            async for event in events:
+                if _is_gone(request):  # what was to be given at once is not theirs
+                    raise ClientGone
+                found.append(event)
+        return found
 
     return await _unless_gone(request, collect())
 
@@ -64,12 +70,16 @@ async def _unless_gone(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait({task}, timeout=GONE_S))[0]:
-            if request.transport is None or request.transport.is_closing():
+            if _is_gone(request):
                 raise ClientGone
         return task.result()
     finally:
         task.cancel()
         await asyncio.wait({task})
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def generated(answered: Answered) -> dict[str, Any]:

@@ -30,9 +30,9 @@ async def _load(client: Client, **settings: Any) -> None:
     await accepted(await client.post(LOAD, json=SHORT | settings), answers.Loaded)
 
 
-async def _load_default(client: Client) -> None:
+async def _load_default(client: Client, **settings: Any) -> None:
     """With the character's own persona."""
-    own = {name: value for name, value in SHORT.items() if name != "system_prompt"}
+    own = {name: value for name, value in SHORT.items() if name != "system_prompt"} | settings
     await accepted(await client.post(LOAD, json=own), answers.Loaded)
 
 
@@ -99,6 +99,46 @@ async def test_without_a_model_ready_prompts_are_given_and_others_are_not(client
     assert (await _counts(client))["waiting"] == 1
 
 
+async def test_what_is_written_has_its_disagreement(client: Client) -> None:
+    """The difference of the largest and the smallest mean log-probability, whoever it was written for."""
+    await _load(client)
+    await _add(client, "一", "二")
+    await _next(client)
+    await _until(client, ready=1)
+    rows = "SELECT generation_id, disagreement FROM prompts ORDER BY id"
+    stored = fetch(client.app[LOOP].settings.database, rows)
+    assert len(stored) == 2
+    for generation, disagreement in stored:
+        query = f"SELECT max(mean_logprob) - min(mean_logprob) FROM candidates WHERE generation_id = {generation}"
+        ((difference,),) = fetch(client.app[LOOP].settings.database, query)
+        assert difference > 0
+        assert disagreement == pytest.approx(difference)
+
+
+async def test_the_engine_works_in_the_order_that_was_asked_for(client: Client) -> None:
+    """What comes next is written next, also where the last request asked for another order than before."""
+    await _add(client, "一")
+    await _load(client)
+    await _next(client, order="random")
+    assert client.app[LOOP].ahead.order == "random"
+
+
+async def test_the_stream_of_what_is_ready_shows_thoughts_as_it_was_written(client: Client) -> None:
+    """Whether a model is loaded or not, `finished` and `done` show the same."""
+    await _add(client, "一", "二")
+    await _load_default(client, enable_thinking=True)
+    await _until(client, ready=2)
+    await client.post("/api/model/unload")
+    shown = 0
+    for _ in range(2):
+        async with client.post(f"{NEXT}/stream") as answer:
+            events = [part.split("\n", 1) for part in (await answer.text()).strip().split("\n\n")]
+        data = [json.loads(text.removeprefix("data: ")) for _, text in events]
+        assert data[1:-1] == data[-1]["responses"]
+        shown += sum("thinking" in candidate for candidate in data[1:-1])
+    assert shown
+
+
 @pytest.mark.parametrize("change", [{"temperature": 0.5}, {"system_prompt": "你是谁？"}, {"num_responses": 3}])
 async def test_other_settings_drop_what_was_written_ahead(client: Client, change: dict[str, Any]) -> None:
     """After a load with another setting or persona the candidates are written anew; with the same, they stay."""
@@ -121,15 +161,21 @@ async def test_other_settings_drop_what_was_written_ahead(client: Client, change
 
 
 async def test_another_persona_of_a_character_drops_what_was_written_ahead(client: Client) -> None:
-    """With no model loaded, editing the persona does; a new name does not."""
-    await _add(client, "一")
+    """With no model loaded, editing the persona does, and the next load writes anew; a new name does not."""
+    await _add(client, "一", "二")
     await _load_default(client)
-    await _until(client, ready=1)
+    await _until(client, ready=2)
     await client.post("/api/model/unload")
     await client.post("/api/characters/li/edit", json={"name": "小离"})
-    assert (await _counts(client))["ready"] == 1
+    assert (await _next(client))["prompt"]["message"] == "一"
     await client.post("/api/characters/li/edit", json={"system_prompt": "你是一位诗人。"})
-    assert await _counts(client) == {"waiting": 1, "ready": 0, "taken": 0, "failed": 0}
+    await refused(await client.post(NEXT), 400, "模型未加载")
+    await _load_default(client)
+    given = await _next(client)
+    query = f"SELECT settings FROM generations WHERE id = {given['generation_id']}"
+    ((settings,),) = fetch(client.app[LOOP].settings.database, query)
+    settings = settings if isinstance(settings, dict) else json.loads(settings)
+    assert settings["system_prompt"] == "你是一位诗人。"
 
 
 async def test_a_persona_edited_while_it_is_loaded_counts_from_the_unload_on(client: Client) -> None:
