@@ -66,7 +66,7 @@ class Schedule:
         if self.find(job.id) is not None:
             raise Conflict(f"a request {job.id!r} is under way", f"与当前状态冲突：请求 {job.id} 正在进行中")
         turns = self._turns(job)
-        if turns.is_full:
+        if not turns.has_room(job.client):
             raise QueueFull(self._pace.wait_s(len(turns)))
         self._queue_up(job)
 

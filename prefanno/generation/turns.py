@@ -22,10 +22,10 @@ class Turns:
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    @property
-    def is_full(self) -> bool:
-        """Whether no other job may queue up."""
-        return len(self) >= LIMIT
+    def has_room(self, client: str | None) -> bool:
+        """Whether another job may queue up; where the places are taken, a client that has none still finds one."""
+        waiting, own = len(self), self._clients.get(client, ())
+        return waiting < LIMIT or (waiting < 2 * LIMIT and all(job.cancelled for job in own))
 
     def add(self, job: Job) -> None:
         """Queue up."""

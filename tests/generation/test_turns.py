@@ -41,11 +41,22 @@ def test_a_cancelled_job_has_no_turn() -> None:
     """It is passed over, and takes no place; its client keeps its turn."""
     turns = Turns()
     jobs = _added(turns, *("a" * (LIMIT - 1)), "b")
-    full = [turns.is_full]
+    full = [turns.has_room("a")]
     jobs[0].cancel()
-    assert [*full, turns.is_full] == [True, False]
+    assert [*full, turns.has_room("a")] == [False, True]
     assert [turns.position(jobs[1]), turns.position(jobs[-1])] == [0, 1]
     assert [turns.take(), turns.take()] == [jobs[1], jobs[-1]]
+
+
+def test_nobody_takes_all_places() -> None:
+    """Where one client fills the queue, another still finds a place in it, but not a second one, and not without end."""
+    turns = Turns()
+    _added(turns, *("a" * LIMIT))
+    assert [turns.has_room(client) for client in "ab"] == [False, True]
+    _added(turns, "b")
+    assert [turns.has_room(client) for client in "abc"] == [False, False, True]
+    _added(turns, *(str(number) for number in range(LIMIT - 1)))
+    assert not turns.has_room("c")
 
 
 def test_who_asks_and_leaves_again_and_again_fills_nothing() -> None:
