@@ -49,7 +49,7 @@ def test_a_cancelled_job_has_no_turn() -> None:
 
 
 def test_nobody_takes_all_places() -> None:
-    """Where one client fills the queue, another still finds a place in it, but not a second one, and not without end."""
+    """Where one client fills the queue, another still finds a place, but not a second one, and not without end."""
     turns = Turns()
     _added(turns, *("a" * LIMIT))
     assert [turns.has_room(client) for client in "ab"] == [False, True]
