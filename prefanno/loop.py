@@ -161,9 +161,11 @@ class Loop:
             number = (await taking).prompt.id
         except PrefannoError:  # it was not taken
             return
-        await self.database.write(partial(prompts.give_up, number=number, error=error))
-        self.being_answered.discard(number)
-        self.ahead.wake()
+        try:
+            await self.database.write(partial(prompts.give_up, number=number, error=error))
+        finally:
+            self.being_answered.discard(number)
+            self.ahead.wake()
 
     def _candidates(self, taken: Taken, client: str, streams: bool) -> AsyncGenerator[Event | Answered]:
         prompt, generation, candidates = taken
