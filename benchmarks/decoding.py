@@ -27,7 +27,7 @@ from prefanno.generation.model import LocalModel
 PROMPT = 800
 LENGTHS = (16, 64, 128)
 NATURAL = 256  # the most that a reply may have where it ends by itself
-ASKED = 12  # other questions for replies that end by themselves; the first warms up
+ASKED = 8  # other questions for replies that end by themselves; the first warms up
 STEPS = 40
 BUFFER = 2**30  # bytes; larger than any cache
 
