@@ -25,6 +25,7 @@ def answer(
             decoding.jobs.append(job)
             decoding.read(model, job)
             decoding.write(lambda: False)
+            await asyncio.sleep(0)  # what was told arrives
         return await job.replies()
 
     return asyncio.run(write())
