@@ -211,9 +211,11 @@ class EngineBroken(EngineFailed):
     english = "the GPU failed, and can only be used again after a restart of the server; everything else works"
     detail = "GPU 发生故障，重启服务器后才能再次使用；其他功能不受影响"
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str = "") -> None:
         self.reason = reason
-        super().__init__(f"{self.english}: {reason}", f"{self.detail}。原因：{reason}")
+        super().__init__(
+            f"{self.english}: {reason}" if reason else None, f"{self.detail}。原因：{reason}" if reason else None
+        )
 
 
 class ImportStopped(Unavailable):

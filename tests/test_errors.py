@@ -6,9 +6,10 @@ import re
 import pytest
 
 from prefanno import errors
-from prefanno.errors import InvalidInput, PrefannoError, StorageFull
+from prefanno.errors import EngineBroken, InvalidInput, PrefannoError, QueueFull, StorageFull
 
 CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, PrefannoError)]
+OWN = (InvalidInput, QueueFull, EngineBroken)  # make their texts of something else
 CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
@@ -32,7 +33,7 @@ def test_the_tree_in_the_docstring_is_the_tree_of_classes() -> None:
     assert len(CLASSES) > 10
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind is not InvalidInput], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in OWN], ids=lambda kind: kind.__name__)
 def test_every_error_has_an_english_and_a_chinese_text(kind: type[PrefannoError]) -> None:
     """Without texts of its own an error has those of its class; what is given replaces them."""
     error = kind()
@@ -52,6 +53,19 @@ def test_invalid_input_names_each_field() -> None:
     assert error.fields == {"seed": ["必须是整数"], "message": ["不能为空", "缺少该字段"]}
     assert error.detail == "请求参数错误：seed：必须是整数；message：不能为空，缺少该字段"
     assert str(error).startswith("bad input: ") and "seed" in str(error) and "message" in str(error)
+
+
+def test_a_broken_engine_says_why() -> None:
+    """Both texts end with the reason, where there is one."""
+    assert [str(EngineBroken()), EngineBroken().detail] == [EngineBroken.english, EngineBroken.detail]
+    assert str(EngineBroken("CUDA error")) == f"{EngineBroken.english}: CUDA error"
+    assert EngineBroken("CUDA error").detail == f"{EngineBroken.detail}。原因：CUDA error"
+
+
+def test_a_full_queue_says_when_to_try_again() -> None:
+    """After a second, where nothing is known."""
+    assert [QueueFull().retry_after_s, QueueFull(7.5).retry_after_s] == [1.0, 7.5]
+    assert QueueFull(7.5).detail == QueueFull.detail
 
 
 def test_errors_know_no_http() -> None:

@@ -7,10 +7,10 @@ from prefanno.web.annotation_answers import Changed
 from prefanno.web.answers import Answer, Done, Generated
 from prefanno.web.schemas import TurnSchema
 
-__all__ = ["Added", "Changed", "Next", "Page"]
+__all__ = ["Changed", "NextPrompt", "PromptQueue", "QueuedUp"]
 
 
-class Counts(Answer):
+class PromptCounts(Answer):
     """How many of the character's prompts are in each state."""
 
     waiting = fields.Integer(required=True)
@@ -19,18 +19,18 @@ class Counts(Answer):
     failed = fields.Integer(required=True)
 
 
-class AddedData(Answer):
+class QueuedUpData(Answer):
     """The new prompts, and how many were left out."""
 
     ids = fields.List(fields.Integer(), required=True)
     duplicates = fields.Integer(required=True)
-    counts = fields.Nested(Counts, required=True)
+    counts = fields.Nested(PromptCounts, required=True)
 
 
-class Added(Done):
+class QueuedUp(Done):
     """Prompts were queued up."""
 
-    data = fields.Nested(AddedData, required=True)
+    data = fields.Nested(QueuedUpData, required=True)
 
 
 class AskedPrompt(Answer):
@@ -52,27 +52,27 @@ class QueuedPrompt(AskedPrompt):
     created_at = fields.String(required=True)
 
 
-class PageData(Answer):
+class PromptQueueData(Answer):
     """One page; `next` is null on the last."""
 
     items = fields.List(fields.Nested(QueuedPrompt), required=True)
     next = fields.Integer(required=True, allow_none=True)
-    counts = fields.Nested(Counts, required=True)
+    counts = fields.Nested(PromptCounts, required=True)
 
 
-class Page(Done):
+class PromptQueue(Done):
     """The queue."""
 
-    data = fields.Nested(PageData, required=True)
+    data = fields.Nested(PromptQueueData, required=True)
 
 
-class NextData(Generated):
+class NextPromptData(Generated):
     """The prompt and its candidates."""
 
     prompt = fields.Nested(AskedPrompt, required=True)
 
 
-class Next(Done):
+class NextPrompt(Done):
     """The next prompt."""
 
-    data = fields.Nested(NextData, required=True)
+    data = fields.Nested(NextPromptData, required=True)

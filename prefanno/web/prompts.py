@@ -19,7 +19,7 @@ from prefanno.web.streaming import Events, collected, generated, prompt_view, st
 from prefanno.web.writing import written
 
 
-@endpoint("Queue up prompts", body=NewPromptsSchema, answer=answers.Added, failures=(409, 503, 507))
+@endpoint("Queue up prompts", body=NewPromptsSchema, answer=answers.QueuedUp, failures=(409, 503, 507))
 async def add(request: web.Request, body: dict[str, Any]) -> web.Response:
     """In this order, behind those that are there; one that is in the queue already is left out."""
     loop = request.app[LOOP]
@@ -34,7 +34,7 @@ async def add(request: web.Request, body: dict[str, Any]) -> web.Response:
     return done(f"已加入 {len(data['ids'])} 条提示", data)
 
 
-@endpoint("The queue", query=PromptsSchema, answer=answers.Page, failures=(503,))
+@endpoint("The queue", query=PromptsSchema, answer=answers.PromptQueue, failures=(503,))
 async def show(request: web.Request, query: dict[str, Any]) -> web.Response:
     """In the order given; the next page is beyond `next`."""
     limit = query["limit"]
@@ -80,7 +80,7 @@ async def put_back(request: web.Request, body: dict[str, Any]) -> web.Response:
     "The next prompt with its candidates",
     body=NextSchema,
     body_required=False,
-    answer=answers.Next,
+    answer=answers.NextPrompt,
     failures=(409, 429, 503, 507),
     keyed=False,
 )

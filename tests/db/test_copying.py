@@ -17,12 +17,15 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from prefanno import prompts
 from prefanno.annotation import dataset, history
 from prefanno.db import annotations, characters, copying, idempotency, postgresql, upgrade
+from prefanno.db import prompts as queue
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
 from prefanno.db.models import Annotation, Base, Candidate, Generation, Run
 from prefanno.errors import Conflict, DatabaseDamaged, DatabaseUnavailable
+from prefanno.prompts import NewPrompt
 from prefanno.settings import Postgres
 from tests import postgres
 
@@ -65,6 +68,9 @@ async def _fill(database: Database, rows: int) -> None:
         turn.conversation_id = turn.id
         session.add(Generation(message="n", context=[], settings={}, base_model="b", seed=0, parent_id=turn.id))
         session.add(Candidate(generation_id=turn.id, ordinal=1, content="c", finish_reason="stop", tokens=5))
+        await prompts.add(session, "li", [NewPrompt(said) for said in ("离 🦊", "waits", "\n\t")])
+        taken = (await queue.following(session, "li", "waiting", "given"))[0]
+        taken.state, taken.taken_at, taken.generation_id, taken.disagreement = "taken", MOMENT, turn.id, 1 / 3
         session.add(Run(base_model="b", state="failed", exit_code=-9, reason="x" * 2000, ended_at=MOMENT))
         session.add(gone := Run(base_model="b", state="failed"))
         await session.flush()

@@ -25,6 +25,10 @@ SPECS = {path: spec for path, spec in POSTS.items() if not spec.upload}
 VALID: dict[str, dict[str, Any]] = {
     "/api/generate": {"message": "你好"},
     "/api/generate/stream": {"message": "你好"},
+    "/api/generate/cancel": {"request_id": "a"},
+    "/api/prompts": {"prompts": [{"message": "你好"}]},
+    "/api/prompts/delete": {"ids": [1]},
+    "/api/prompts/return": {"ids": [1]},
     "/api/dataset/add": PAIR,
     "/api/choices": {"generation_id": "1", "verdict": "skip"},
     "/api/annotations/1/edit": {"note": "好"},

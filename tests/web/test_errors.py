@@ -26,6 +26,7 @@ TABLE = {
     errors.NotFound: (404, "未找到"),
     errors.KeyReused: (409, "该 Idempotency-Key 已用于另一个请求"),
     errors.NothingToUndo: (409, "没有可撤销或重做的操作"),
+    errors.NoPrompts: (409, "队列中没有提示"),
     errors.TrainingElsewhere: (409, "训练由连接同一数据库的另一台服务器负责"),
     errors.SnapshotDamaged: (409, "快照已损坏"),
     errors.ModelNotLoaded: (400, "模型未加载"),
@@ -35,6 +36,7 @@ TABLE = {
     errors.NoTraining: (400, "当前没有训练在运行"),
     errors.NothingToTrain: (400, "没有可训练的数据"),
     errors.GenerationCancelled: (503, "生成已取消"),
+    errors.ClientGone: (503, "生成已取消"),
     errors.QueueFull: (429, "等待生成的请求过多"),
     errors.EngineFailed: (503, "推理引擎出错"),
     errors.OutOfMemory: (503, "内存不足"),
@@ -93,7 +95,7 @@ def test_every_error_that_a_request_can_meet_has_a_status() -> None:
 
 def test_the_table_is_whole() -> None:
     """The table visits every leaf without fields of its own, and those raised themselves though they are none."""
-    groups = {errors.DatabaseUnavailable, errors.EngineFailed}
+    groups = {errors.DatabaseUnavailable, errors.EngineFailed, errors.GenerationCancelled}
     assert set(TABLE) == _leaves(PrefannoError) - AT_START - {errors.InvalidInput} | groups
 
 

@@ -17,6 +17,7 @@ from tests.web.test_model import DEFAULTS, OUTSIDE, WITHIN
 DECLARED = {
     (re.sub(r":[^}]+", "", route.path), route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES
 }
+FILES = ("/api/export", "/api/generate/stream", "/api/prompts/next/stream")  # and events
 NO_BODY = ("/api/model/unload", "/api/train/stop")
 
 TEXT: dict[str, Any] = {"type": "string"}
@@ -43,12 +44,12 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
     ),
     "/api/generate": (
         {"message": TEXT, "context": CONTEXT, "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}}
-        | {"parent": TEXT, "character": TEXT},
+        | {"parent": TEXT, "character": TEXT, "request_id": TEXT},
         {"message"},
     ),
     "/api/generate/stream": (
         {"message": TEXT, "context": CONTEXT, "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}}
-        | {"parent": TEXT, "character": TEXT},
+        | {"parent": TEXT, "character": TEXT, "request_id": TEXT},
         {"message"},
     ),
     "/api/dataset/add": (
@@ -101,7 +102,7 @@ async def test_it_names_every_failure(standing: Client) -> None:
             assert expected <= set(operation["responses"]), path
             for status, answer in operation["responses"].items():
                 if status == "200" and "application/json" not in answer["content"]:
-                    assert path in ("/api/export", "/api/generate/stream")  # a file, and events
+                    assert path in FILES
                     continue
                 schema = answer["content"]["application/json"]["schema"]
                 assert resolved(document, schema)["type"] == "object"
@@ -204,6 +205,14 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call(
         "POST", "/api/generate", 413, data=io.BytesIO(b" " * (1 << 21)), headers={"Content-Type": "application/json"}
     )
+    await call("POST", "/api/generate/cancel", 404, json={"request_id": "gone"})
+    await call("POST", "/api/prompts", json={"prompts": [{"message": "你是谁？"}]})
+    await call("GET", "/api/prompts")
+    await call("POST", "/api/prompts/next")
+    await call("POST", "/api/prompts/next", 409)
+    await call("POST", "/api/prompts/next/stream", 409)
+    await call("POST", "/api/prompts/return", json={"undecided": True})
+    await call("POST", "/api/prompts/delete", json={"ids": [1]})
     await call("POST", "/api/dataset/add", json=PAIR)
     await call("POST", "/api/dataset/add", json=TALK | {"context": [{"role": "assistant", "content": "嗯"}]})
     await call("POST", "/api/dataset/add", 415, data=b"{}")
@@ -218,10 +227,10 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("GET", "/api/characters")
     await call("POST", "/api/model/load", json={"mode": "multi", "system_prompt": "你是离。", "max_new_tokens": 64})
     await call("POST", "/api/generate", json={"message": "在吗", "seed": 7})
-    await call("POST", "/api/choices", json={"generation_id": "2", "verdict": "best", "chosen": 1, "note": "好"})
-    await call("POST", "/api/choices", 400, json={"generation_id": "2", "verdict": "best", "chosen": 9})
+    await call("POST", "/api/choices", json={"generation_id": "3", "verdict": "best", "chosen": 1, "note": "好"})
+    await call("POST", "/api/choices", 400, json={"generation_id": "3", "verdict": "best", "chosen": 9})
     await call("POST", "/api/choices", 404, json={"generation_id": "99", "verdict": "skip"})
-    await call("POST", "/api/generate", json={"message": "出个谜语", "parent": "2"})
+    await call("POST", "/api/generate", json={"message": "出个谜语", "parent": "3"})
     await call("GET", "/api/conversations")
     await call("GET", "/api/conversations/{id}", 404)
     await call("GET", "/api/annotations", params={"q": "你是"})

@@ -23,7 +23,7 @@ LONG = SHORT | {"max_new_tokens": 400, "num_responses": 10}
 
 async def _add(client: Client, *messages: str, **more: Any) -> Any:
     body = {"prompts": [{"message": message} for message in messages]} | more
-    return await accepted(await client.post(PROMPTS, json=body), prompt_answers.Added)
+    return await accepted(await client.post(PROMPTS, json=body), prompt_answers.QueuedUp)
 
 
 async def _load(client: Client, **settings: Any) -> None:
@@ -37,7 +37,7 @@ async def _load_default(client: Client, **settings: Any) -> None:
 
 
 async def _counts(client: Client) -> Any:
-    return (await accepted(await client.get(PROMPTS), prompt_answers.Page))["data"]["counts"]
+    return (await accepted(await client.get(PROMPTS), prompt_answers.PromptQueue))["data"]["counts"]
 
 
 async def _until(client: Client, **counts: int) -> None:
@@ -47,7 +47,7 @@ async def _until(client: Client, **counts: int) -> None:
 
 
 async def _next(client: Client, **body: Any) -> Any:
-    return (await accepted(await client.post(NEXT, json=body), prompt_answers.Next))["data"]
+    return (await accepted(await client.post(NEXT, json=body), prompt_answers.NextPrompt))["data"]
 
 
 async def test_the_next_prompt_has_its_candidates_at_once(client: Client) -> None:
@@ -83,7 +83,7 @@ async def test_a_choice_is_made_at_a_prompt_as_at_any_generation(client: Client)
     given = await _next(client)
     choice = {"generation_id": given["generation_id"], "verdict": "best", "chosen": 2}
     await accepted(await client.post("/api/choices", json=choice), Chosen)
-    (item,) = (await accepted(await client.get(PROMPTS), prompt_answers.Page))["data"]["items"]
+    (item,) = (await accepted(await client.get(PROMPTS), prompt_answers.PromptQueue))["data"]["items"]
     assert (item["state"], item["decided"], item["generation_id"]) == ("taken", True, given["generation_id"])
 
 
@@ -223,7 +223,7 @@ async def test_a_prompt_that_cannot_be_answered_says_why(client: Client) -> None
     await _load(client)
     await _add(client, "长" * 600, "一")
     await _until(client, ready=1, failed=1)
-    page = await accepted(await client.get(PROMPTS, params={"state": "failed"}), prompt_answers.Page)
+    page = await accepted(await client.get(PROMPTS, params={"state": "failed"}), prompt_answers.PromptQueue)
     (item,) = page["data"]["items"]
     assert "超过模型上限" in item["reason"]
     assert (await _next(client))["prompt"]["message"] == "一"
