@@ -1,7 +1,9 @@
 """Candidates for queued prompts, written while nobody waits for the engine.
 
-wake ──▶ the next prompts ──▶ the engine, as jobs of nobody ──▶ stored: the prompt is ready
-                                   └── a person takes the prompt meanwhile: the job is theirs
+    wake ──▶ the next prompts ──▶ the engine, as jobs of nobody ──▶ stored: the prompt is ready
+                                       └── a person takes the prompt meanwhile: the job is theirs
+
+What was written for another adapter, persona or other settings is dropped when a model is loaded.
 """
 
 import asyncio
@@ -101,7 +103,8 @@ class Ahead:
         if loaded is not self._fresh:  # what was written ahead for another is dropped
             await refresh(self._database, loaded.character, origin.made)
             self._fresh = loaded
-        most = 1 if self._trouble.was else max(1, ROWS_AHEAD // loaded.config.num_responses)
+        alone = self._trouble.was
+        most = 1 if alone else max(1, ROWS_AHEAD // loaded.config.num_responses)
         self._given.clear()
         async with self._database.read() as session:
             ready = (await prompts.counts(session, loaded.character))["ready"]
@@ -111,7 +114,7 @@ class Ahead:
         room = min(most, self._settings.prompts_ahead - ready) - len(self._jobs)
         free = [prompt for prompt in found if prompt.id not in self._jobs and prompt.id not in self._given]
         for prompt in free[: max(0, room)]:
-            self._submit(prompt, replace(origin, prompt=prompt.id), alone=most == 1)
+            self._submit(prompt, replace(origin, prompt=prompt.id), alone)
 
     def _submit(self, prompt: Prompt, origin: Origin, alone: bool) -> None:
         context, seed = cast(list[Message], prompt.context), secrets.randbelow(SEEDS)
@@ -136,7 +139,7 @@ class Ahead:
                 self.wake()
 
     def _outcome(self, origin: Origin, job: Job, alone: bool) -> Work[None] | None:
-        """What is to be stored. Only what fails alone is to blame: else it may be a neighbour, or the engine."""
+        """What is to be stored. Only what fails again, and alone, is to blame: else it may be others, or the engine."""
         error = job.failure
         if error is None:
             self._trouble.passed()

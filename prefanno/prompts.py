@@ -1,4 +1,4 @@
-"""The queue of prompts: what a person is to be asked next. Each function takes the session of one transaction.
+"""The queue of prompts: what a person is to be asked next. All but `refresh` take the session of one transaction.
 
     add ──▶ waiting ──(candidates written ahead of time)──▶ ready ──┐
                │  └──────────────(answered while one waits)─────────┴──take──▶ taken ──put_back──▶ ready or waiting

@@ -93,7 +93,7 @@ def disagreement(replies: Mapping[int, Reply]) -> float | None:
 
     The difference between the largest and the smallest mean log-probability. That mean is the reward that SimPO trains
     by, but for its factor (Meng et al. 2024, equation 4): where it differs most the model's own preference is
-    strongest, and a person who prefers otherwise teaches it most (Muldrew et al. 2024, section 3).
+    strongest, and a person who prefers otherwise teaches it most (Muldrew et al. 2024).
     """
     means = [reply.mean_logprob for reply in replies.values() if reply.mean_logprob is not None]
     return max(means) - min(means) if len(means) > 1 else None

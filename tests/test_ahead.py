@@ -135,6 +135,27 @@ async def test_an_engine_that_fails_gets_a_pause_and_then_one_prompt_at_a_time(
     assert "a kernel failed" in str(failed.reason)
 
 
+async def test_one_failure_of_the_engine_fails_no_prompt(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a prompt has a batch to itself, it is tried again before it is blamed."""
+    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+    monkeypatch.setattr(module, "ROWS_AHEAD", 1)
+    faults = iter([RuntimeError("a kernel failed")])
+    step = Batch.step
+
+    def failing(batch: Batch) -> None:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        step(batch)
+
+    monkeypatch.setattr(Batch, "step", failing)
+    await _add(database, "one")
+    async with writing(settings, database):
+        assert await _until_ready(database, 1) == ["one"]
+    assert next(faults, None) is None
+
+
 class Faulty:
     """A database whose first reads fail."""
 

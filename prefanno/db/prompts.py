@@ -89,12 +89,12 @@ async def undecided(session: AsyncSession, character: str) -> Sequence[int]:
 
 
 async def ready(
-    session: AsyncSession, character: str, order: Order, start: int = 0, limit: int | None = None
+    session: AsyncSession, character: str, order: Order, start: int, limit: int
 ) -> Sequence[tuple[Prompt, Generation]]:
-    """The character's prompts that are ready, with what they are answered by; all of them without a limit."""
+    """A part of the character's prompts that are ready, with what they are answered by."""
     query = select(Prompt, Generation).join(Generation, Generation.id == Prompt.generation_id)
     query = query.where(Prompt.character == character, Prompt.state == "ready").order_by(*BY[order])
-    return (await session.execute(query.offset(start).limit(limit) if limit else query)).all()
+    return (await session.execute(query.offset(start).limit(limit))).all()
 
 
 async def decide(session: AsyncSession, generation: int) -> None:

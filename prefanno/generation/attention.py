@@ -10,11 +10,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "sdpa_folded"
-PLAIN = (
-    "softcap",
-    "position_bias",
-    "cache",
-)  # where a model asks for one of these, transformers' own function knows it
+# Where a model asks for one of these, transformers' own function knows it.
+PLAIN = ("softcap", "position_bias", "cache")
 
 
 def use(model: Any) -> None:
