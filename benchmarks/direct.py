@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
@@ -105,4 +106,5 @@ def by_turns(
             work()
             if number:
                 taken[name].append(time.perf_counter() - started)
+                print(f"{name}: {taken[name][-1]:.2f} s", file=sys.stderr, flush=True)  # a long run may be cut off
     return taken
