@@ -49,7 +49,10 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
         await training.adopt()
         await database.take_training()  # else the server that has it trains
         ahead = await parts.enter_async_context(Ahead.running(settings, database, engine))
-        yield Loop(settings, database, engine, ahead, training)
+        loop = Loop(settings, database, engine, ahead, training)
+        parts.push_async_callback(loop.handover.close)
+        loop.handover.adopt()
+        yield loop
 
 
 async def _let_go(app: web.Application) -> None:

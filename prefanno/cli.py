@@ -174,12 +174,34 @@ def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool)
 
 @cli.command()
 @click.option("--character", help="A character's slug; default: the current one.")
-def train(character: str | None) -> None:
+@click.option("--method", "methods", multiple=True, help="A stage's method; more than one: stages in this order.")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A hyperparameter of every stage.")
+@click.option("--adapter", help="Go on from this adapter; default: fresh from the base model.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
+@click.option("--no-guard", is_flag=True, help="Do not stop a run that breaks the model.")
+@click.option("--rebuild", type=click.IntRange(1, 10**18 - 1), metavar="RUN", help="Train again what this run trained.")
+@click.option("--check", is_flag=True, help="Only say what would be trained on.")
+def train(  # noqa: PLR0913, PLR0917 - the options
+    character: str | None,
+    methods: tuple[str, ...],
+    values: tuple[str, ...],
+    adapter: str | None,
+    seed: int,
+    no_guard: bool,
+    rebuild: int | None,
+    check: bool,
+) -> None:
     """Train on all of a character's annotations, without a server; Ctrl-C stops the run."""
     from prefanno import terminal
+    from prefanno.training.config import Plan, asked
 
+    if rebuild is not None and (character or methods or values or adapter or seed or no_guard or check):
+        raise click.UsageError("--rebuild trains a run as it was: it goes with no other option")
+    plan = Plan(stages=asked(methods, values), adapter=adapter, seed=seed, guard=not no_guard)
     with _owned() as current:
-        sys.exit(asyncio.run(terminal.train(current, character)))
+        if check:
+            sys.exit(asyncio.run(terminal.check(current, plan, character)))
+        sys.exit(asyncio.run(terminal.train(current, plan, character, rebuild)))
 
 
 @cli.command()

@@ -23,6 +23,7 @@ PrefannoError
 │   ├── EngineFailed
 │   │   ├── OutOfMemory
 │   │   └── EngineBroken
+│   ├── CheckFailed
 │   ├── ImportStopped
 │   └── DatabaseUnavailable
 │       └── DatabaseDamaged
@@ -216,6 +217,13 @@ class EngineBroken(EngineFailed):
         super().__init__(
             f"{self.english}: {reason}" if reason else None, f"{self.detail}。原因：{reason}" if reason else None
         )
+
+
+class CheckFailed(Unavailable):
+    """The program that looks at the rows of a run could not."""
+
+    english = "the rows could not be looked at"
+    detail = "无法检查训练数据"
 
 
 class ImportStopped(Unavailable):

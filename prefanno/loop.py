@@ -1,7 +1,4 @@
-"""What needs two stations: a generation that is stored, the next prompt, a load with the newest adapter, a run.
-
-Model and trainer share one machine's memory, so either a model is loaded or a run is under way, never both.
-"""
+"""What needs two stations: a generation that is stored, the next prompt, a load with the newest adapter."""
 
 import asyncio
 import contextlib
@@ -16,32 +13,26 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno import persona, prompts
 from prefanno.ahead import Ahead
 from prefanno.annotation import conversations
-from prefanno.annotation.export import export
 from prefanno.db import characters
 from prefanno.db.engine import Database
-from prefanno.db.models import Character, Generation, Prompt, Run
+from prefanno.db.models import Character, Generation, Prompt
 from prefanno.db.prompts import Order
-from prefanno.db.runs import adapters as adapters_of_runs
 from prefanno.errors import (
     GenerationCancelled,
     InvalidInput,
-    ModelLoaded,
     ModelLoading,
     ModelNotLoaded,
-    NothingToTrain,
     PrefannoError,
-    TrainingElsewhere,
     TrainingRunning,
 )
 from prefanno.generation.config import SEEDS, Event, GenerationConfig, Request
 from prefanno.generation.engine import Engine, Loaded
+from prefanno.handover import Handover
 from prefanno.prompting import Message
 from prefanno.prompts import IsCurrent, Taken
 from prefanno.recording import Answered, Origin, follow, stored
 from prefanno.settings import Settings
-from prefanno.snapshot import Manifest
 from prefanno.training import adapters
-from prefanno.training.config import FORMAT, LORA, RunConfig, stages
 from prefanno.training.supervisor import Supervisor
 
 
@@ -62,8 +53,12 @@ class Loop:
     engine: Engine
     ahead: Ahead
     training: Supervisor
-    starting: bool = False  # a run is being prepared; it counts as under way
+    handover: Handover = field(init=False)
     being_answered: set[int] = field(default_factory=set)  # prompts whose candidates a person waits for
+
+    def __post_init__(self) -> None:
+        """Runs are started by what gives the machine back to `load`."""
+        self.handover = Handover(self.settings, self.database, self.engine, self.training, self.load)
 
     def persona(self, character: Character) -> str:
         """The character's persona in force: the loaded model's, else its own."""
@@ -79,7 +74,7 @@ class Loop:
         """
         async with self.database.read() as session:
             character = await characters.get(session, slug)
-        if self.training.running or self.starting:
+        if self.handover.is_busy:
             raise TrainingRunning
         config = GenerationConfig(**({"system_prompt": persona.of(character, self.settings)} | options))
         adapter = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
@@ -199,41 +194,6 @@ class Loop:
 
     def _origin(self, loaded: Loaded, turn: Generation | None = None, prompt: int | None = None) -> Origin:
         return Origin(self.settings.model, loaded, turn, prompt)
-
-    async def start_training(self, slug: str | None = None) -> Run:
-        """Export all of the character's choices, start a run.
-
-        Raises InvalidInput, TrainingRunning, ModelLoaded, TrainingElsewhere, NothingToTrain or StorageFull.
-        """
-        if self.training.running or self.starting:
-            raise TrainingRunning
-        if self.engine.state != "unloaded":
-            raise ModelLoaded
-        self.starting = True
-        try:
-            if not await self.database.take_training():
-                raise TrainingElsewhere
-            async with self.database.read() as session:
-                character = (await characters.get(session, slug)).slug
-            manifest = await export(self.database, FORMAT, self.settings.data, character)
-            if not stages(manifest):
-                raise NothingToTrain
-            return await self.training.start(await self._run_config(manifest), self.settings.data, manifest)
-        finally:
-            self.starting = False
-
-    async def _run_config(self, manifest: Manifest) -> RunConfig:
-        character, planned = manifest.character, stages(manifest)
-        async with self.database.read() as session:
-            known = await adapters_of_runs(session, character)
-        return RunConfig(
-            character=character,
-            base_model=self.settings.model,
-            base_model_path=await self.engine.base_model(),
-            adapter=adapters.next_name(self.settings.outputs, character, planned[-1]["method"], known),
-            stages=planned,
-            lora=LORA,
-        )
 
     def _speaking(self, character: str | None) -> Loaded:
         """What is loaded. Raises ModelNotLoaded or ModelLoading; InvalidInput where it is not this character."""

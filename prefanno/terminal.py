@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -12,17 +13,32 @@ from prefanno.app import opened
 from prefanno.db import annotations, backup, characters, copying, upgrade
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
-from prefanno.errors import DatabaseUnavailable, NotFound, NoTraining, StorageFull
+from prefanno.errors import DatabaseUnavailable, NotFound, NoTraining, StorageFull, printable
 from prefanno.settings import Postgres, Settings
+from prefanno.training.config import Plan
+from prefanno.training.findings import FINDINGS
 from prefanno.training.log import Line
 from prefanno.training.supervisor import Status, Supervisor
 
+SHOWN = 10  # lines of a finding
 
-async def train(settings: Settings, slug: str | None) -> int:
+
+async def check(settings: Settings, plan: Plan, slug: str | None) -> int:
+    """Say what a run of this plan would be trained on; return the exit code: 0 where there is something."""
+    async with opened(settings) as loop:
+        report = await loop.handover.check(plan, slug)
+    for stage in report["stages"]:
+        _describe(stage)
+    needs = report["estimate"]
+    print(f"needs about {needs['memory_gb']:g} GB of memory, {needs['disk_gb']:g} GB of disk, {needs['seconds']:.0f} s")
+    return 0 if report["ok"] else 1
+
+
+async def train(settings: Settings, plan: Plan, slug: str | None, rebuild: int | None) -> int:
     """Train on all of the character's annotations and show the log; return the exit code: 0 with an adapter."""
     async with opened(settings) as loop:
         loop.training.follow(_show)
-        await loop.start_training(slug)
+        await (loop.handover.start(plan, slug) if rebuild is None else loop.handover.rebuild(rebuild))
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
         stopping = asyncio.create_task(_stop_when(interrupted, loop.training))
@@ -86,6 +102,25 @@ def copy(settings: Settings, server: Postgres) -> None:
     for name, found in copied.items():
         print(f"{name:<18}{found.rows:>10}  {found.sha256}")
     print(f"copied {file} to {server}; the file is left as it is")
+
+
+def _describe(stage: dict[str, Any]) -> None:
+    tokens = stage["tokens"]
+    print(
+        f"{stage['method']} on {stage['dataset']}: {stage['examples']} examples of {stage['rows']} rows, "
+        f"{stage['steps']} steps; {tokens['prompt']} tokens of prompts, {tokens['chosen']} chosen, "
+        f"{tokens['rejected']} rejected; {tokens['left_out']} tokens left out, none cut"
+    )
+    for code, count in sorted(stage["counts"].items()):
+        action, text = FINDINGS[code]
+        lines = [one["line"] for one in stage["findings"] if one["code"] == code and one["line"]]
+        where = f" (lines {', '.join(map(str, lines[:SHOWN]))}{', …' if count > SHOWN else ''})" if lines else ""
+        print(f"  {action.replace('_', ' ')}: {count} × {text}{where}")
+    for example in stage["rendered"]:
+        print(f"  line {example['line']}, {example['tokens']} tokens:")
+        for part in ("prompt", "chosen", "rejected"):
+            if part in example:
+                print(f"    {part}: {printable(repr(example[part]))}")
 
 
 def _rewrite(settings: Settings) -> None:

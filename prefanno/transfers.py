@@ -21,7 +21,7 @@ from prefanno.errors import ImportStopped, InvalidInput, printable
 from prefanno.rows import Fault, reader, writer
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training.supervisor import trained_on
+from prefanno.training.supervisor import folder_of
 
 SHOWN = 20  # bad rows on the terminal: a file read as another format is bad in every line
 
@@ -42,7 +42,7 @@ async def write_files(settings: Settings, form: str, folder: Path, slug: str | N
 async def give_back(settings: Settings, run: int, folder: Path) -> None:
     """Copy the data that a run was trained on, verified, and say what was written."""
     async with Database.open(settings.database) as database:
-        data = await trained_on(settings, database, run)
+        data = (await folder_of(settings, database, run)) / "data"
     _say(folder, snapshot.give_back(data, folder))
 
 

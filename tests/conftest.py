@@ -7,17 +7,23 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 
 from prefanno import home
+from prefanno.ahead import Ahead
 from prefanno.app import create_app
 from prefanno.db import upgrade
 from prefanno.db.engine import Database
+from prefanno.generation.engine import Engine
+from prefanno.loop import Loop
 from prefanno.settings import Postgres, Settings
+from prefanno.training.supervisor import Supervisor
 from tests import postgres, tiny
+from tests.looping import SCRIPT, Voice
 
 pytest_plugins = ["tests.parts"]
 
@@ -141,3 +147,25 @@ async def make_client() -> AsyncIterator[MakeClient]:
 async def client(make_client: MakeClient, settings: Settings) -> Client:
     """A client of a server with a fresh home and the tiny model."""
     return await make_client(settings)
+
+
+@pytest.fixture
+def voice() -> Voice:
+    """An engine without a model."""
+    return Voice()
+
+
+@pytest.fixture
+async def loop(settings: Settings, database: Database, voice: Voice) -> AsyncIterator[Loop]:
+    """The loop; its runs wait for a file named `go` in their folder."""
+    script = settings.home / "stub.sh"
+    script.write_text(SCRIPT)
+    settings = replace(settings, model="base", train_script=str(script))
+    training = Supervisor(settings, database)
+    ahead = Ahead(settings, database, cast(Engine, voice))
+    made = Loop(settings, database, cast(Engine, voice), ahead, training)
+    yield made
+    await made.handover.close()
+    if training.running:
+        await training.stop()
+    await training.close()

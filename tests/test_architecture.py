@@ -21,6 +21,7 @@ LAYERS = (
     ("web",),
     ("keys",),
     ("loop",),
+    ("handover",),
     ("ahead",),
     ("recording",),
     ("annotation", "generation", "training"),
@@ -39,7 +40,13 @@ LAYERS = (
 ONLY: dict[str, set[str]] = {
     "prefanno.exporters": {"prefanno.rows", "prefanno.prompting"},
     "prefanno.exporters.parquet_rows": set(),
-    "prefanno.training.recipe": {"prefanno.prompting", "prefanno.rows", "prefanno.training.config"},
+    "prefanno.training.recipe": {
+        "prefanno.prompting",
+        "prefanno.rows",
+        "prefanno.training.config",
+        "prefanno.training.findings",
+        "prefanno.training.methods",
+    },
     "prefanno.training.keeper": {"prefanno.training.process"},
 }
 # What a module may import of others, where that is little.
@@ -50,7 +57,8 @@ ONLY_OTHERS = {
 }
 
 HEAVY = {"torch", "transformers", "peft", "trl"}
-MAY_BE_HEAVY = ("prefanno.generation.", "prefanno.training.recipe")  # inside functions
+MAY_BE_HEAVY = ("prefanno.generation.", "prefanno.training.recipe.")  # inside functions
+ALONE = "prefanno.training.recipe"  # a process of its own, which may import all it likes; nobody imports it
 
 LATE = ("torch", "transformers", "peft", "trl", "alembic", "apispec")  # not needed to answer /health
 
@@ -111,6 +119,8 @@ def violations(module: str, source: str) -> list[str]:
 
 def _faults(module: str, found: Import) -> Iterator[str]:
     if found.module.split(".")[0] == "prefanno":
+        if found.module.startswith(ALONE) and not module.startswith(ALONE):
+            yield f"{ALONE} runs alone"
         if unit(found.module) and unit(found.module) != unit(module) and _layer(found.module) <= _layer(module):
             yield "imports point down, and siblings do not import each other"
         for narrow, allowed in ONLY.items():
@@ -119,8 +129,9 @@ def _faults(module: str, found: Import) -> Iterator[str]:
                 yield f"{narrow} may import only {sorted(allowed)}"
     else:
         package = found.module.split(".")[0]
-        if package in HEAVY and (found.eager or not module.startswith(MAY_BE_HEAVY)):
-            yield "only generation/ and training/recipe.py, and only inside functions"
+        eager = found.eager and not module.startswith(f"{ALONE}.")
+        if package in HEAVY and (eager or not module.startswith(MAY_BE_HEAVY)):
+            yield "only training/recipe/, and generation/ inside functions"
         if module in ONLY_OTHERS and package not in ONLY_OTHERS[module] | sys.stdlib_module_names:
             yield f"of others only {sorted(ONLY_OTHERS[module])}"
 
@@ -174,10 +185,12 @@ def test_imports_point_down(module: str) -> None:
         ("prefanno.exporters.parquet_rows", "import datasets"),
         ("prefanno.exporters.sharegpt", "from prefanno.db.models import Annotation"),
         ("prefanno.exporters.sharegpt", "from prefanno.errors import InvalidInput"),
-        ("prefanno.training.recipe", "from prefanno.db.engine import Database"),
-        ("prefanno.training.recipe", "from prefanno.web import schemas"),
-        ("prefanno.training.recipe", "import torch"),
-        ("prefanno.training.recipe", "class Late:\n    from trl import SFTTrainer"),
+        ("prefanno.training.recipe.preflight", "from prefanno.db.engine import Database"),
+        ("prefanno.training.recipe.preflight", "from prefanno.web import schemas"),
+        ("prefanno.training.recipe.preflight", "from prefanno.training.supervisor import Supervisor"),
+        ("prefanno.training.supervisor", "from prefanno.training.recipe.preflight import check"),
+        ("prefanno.handover", "def late():\n    from prefanno.training import recipe"),
+        ("prefanno.training.metrics", "import torch"),
         ("prefanno.generation.model", "try:\n    from torch.nn import functional\nexcept ImportError:\n    pass"),
         ("prefanno.loop", "def late():\n    import transformers.utils"),
         ("prefanno.training.keeper", "from prefanno.settings import Settings"),
@@ -195,6 +208,7 @@ def test_an_offending_import_is_caught(module: str, source: str) -> None:
         ("prefanno.web.dataset", "from prefanno.web import answers\nfrom prefanno.loop import Loop"),
         ("prefanno.generation.model", "def late():\n    import torch"),
         ("prefanno.generation.model", "if TYPE_CHECKING:\n    import torch"),
+        ("prefanno.training.recipe.base", "import torch\nfrom prefanno.training.config import RunConfig"),
         ("prefanno.training.keeper", "import os\nimport psutil\nfrom prefanno.training.process import identity"),
         ("prefanno.cli", "from prefanno import __version__, home, persona"),
         ("prefanno.exporters.trl_parquet", "from . import parquet_rows\nfrom .containers import Entries"),

@@ -15,10 +15,12 @@ from prefanno import errors, settings
 from prefanno.cli import cli
 from prefanno.errors import PrefannoError
 from prefanno.rows import Fault, formats
-from prefanno.training.config import DEFAULTS
+from prefanno.training.findings import FINDINGS
+from prefanno.training.methods import METHODS
 from prefanno.web.endpoint import SPEC, Spec
 from prefanno.web.middlewares import STATUSES
 from prefanno.web.routes import ROUTES
+from prefanno.web.training_answers import MESSAGES
 from tests.annotation.test_dataset import MULTI, SINGLE
 
 ROWS = [SINGLE, MULTI]
@@ -208,12 +210,23 @@ def test_the_exporter_in_the_documentation_is_one(tmp_path: Path) -> None:
     assert line == len(found) + 1 and isinstance(fault, Fault)
 
 
-@pytest.mark.parametrize(("method", "column"), [("sft", 0), ("simpo", 1)])
-def test_every_training_default_is_described(method: str, column: int) -> None:
-    """docs/training.md has each hyperparameter with the default it has."""
+@pytest.mark.parametrize("method", METHODS)
+def test_every_hyperparameter_is_described(method: str) -> None:
+    """docs/training.md has, for each method, each hyperparameter with its default, its bounds and its source."""
+    described = rows(sections("training.md")[method])
+    assert described.keys() >= METHODS[method].hyperparameters.keys()
+    for name, one in METHODS[method].hyperparameters.items():
+        default, bounds, source = described[name]
+        assert default.strip("`") == (one.default if one.choices else f"{one.default:g}"), name
+        assert bounds == (", ".join(f"`{each}`" for each in one.choices) or f"{one.low:g}–{one.high:g}"), name
+        assert re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", source) == one.source, name
+
+
+def test_every_finding_is_described() -> None:
+    """docs/training.md has each finding of preflight, with what is done about it; the API has a text for each."""
     described = rows(page("training.md"))
-    defaults = DEFAULTS[method]
-    assert {name: float(described[name][column]) for name in defaults} == defaults
+    assert {code: described[code][0] for code in FINDINGS} == {code: action for code, (action, _) in FINDINGS.items()}
+    assert MESSAGES.keys() == FINDINGS.keys()
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -34,6 +34,11 @@ def newest(outputs: Path, character: str, base_model: str) -> Adapter | None:
     return max(fitting, key=lambda adapter: adapter.number, default=None)
 
 
+def named(outputs: Path, character: str, base_model: str, name: str) -> Adapter | None:
+    """The character's complete adapter of this name, where it was trained on this base model."""
+    return next((one for one in _all(outputs, character) if (one.name, one.base_model) == (name, base_model)), None)
+
+
 def next_name(outputs: Path, character: str, method: str, known: Iterable[str]) -> str:
     """`<character>-<method>-<n>`; n counts over all methods, and over earlier adapters (`known`) since deleted."""
     names = [*known, *(folder.name for folder in outputs.iterdir())]
@@ -53,6 +58,8 @@ def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
         "run": run,
         "character": config.character,
         "base_model": config.base_model,
+        "start": Path(config.start).name if config.start else None,
+        "seed": config.seed,
         "stages": config.stages,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

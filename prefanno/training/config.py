@@ -1,36 +1,47 @@
 """What a run is told: the `config.json` in its folder, which is all that train.sh and the recipe read.
 
-Defaults, each with its source:
-
-- LoRA rank 16 on all linear layers, alpha twice the rank: QLoRA (arXiv:2305.14314) finds that adapting all linear
-  layers matters more
-  than the rank.
-- SimPO (arXiv:2405.14734): beta 2.0, gamma/beta 0.5 as in the paper's table of hyperparameters for base models. Its
-  learning rates (3e-7
-  to 1e-6) are for full fine-tuning of 7B models on 60,000 pairs; LoRA on tens of pairs needs far more.
-- `nll_weight` 1.0: pure SimPO collapses on small sets (SimPO issues 12, 42 and 80); the NLL of the chosen reply is
-  the usual cure, as in
-  CPO (arXiv:2401.08417), whose weight is 1.
-- Epochs and learning rate: measured with `benchmarks/taste.py`, see docs/benchmarks.md.
+LoRA: rank 16 on all linear layers, alpha twice the rank: QLoRA (arXiv:2305.14314) finds that adapting all linear layers
+matters more than the rank. The methods' hyperparameters stand in `methods.py`.
 """
 
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from prefanno.errors import InvalidInput
 from prefanno.snapshot import Manifest
+from prefanno.training.methods import DATASETS, METHODS, fault
 
 FORMAT = "sharegpt"  # of the data that the recipe reads
 LORA = {"r": 16, "alpha": 32, "dropout": 0.0}
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "sft": {"learning_rate": 3e-4, "epochs": 4, "batch_size": 4},
-    "simpo": {"learning_rate": 3e-4, "epochs": 4, "batch_size": 4, "beta": 2.0, "gamma": 1.0, "nll_weight": 1.0},
-}
 MAX_LENGTH = 2048  # tokens of prompt and reply; longer rows are left out and counted, never cut
+HELD_OUT = 0.1  # of the rows, where there are enough of them
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a person asks of a run; stages of None are those that the data call for.
+
+    A stage is `{"method": …, "dataset": …, "hyperparameters": {…}}`, of which only the method is needed. `adapter` is
+    one to go on from. `guard` stops a run that breaks the model.
+    """
+
+    stages: Sequence[Mapping[str, Any]] | None = None
+    adapter: str | None = None
+    lora: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int = MAX_LENGTH
+    seed: int = 0
+    held_out: float = HELD_OUT
+    guard: bool = True
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """`base_model` is the setting, `base_model_path` what can be loaded; `stages` run in order on one adapter."""
+    """`base_model` is the setting, `base_model_path` what can be loaded; `stages` run in order on one adapter.
+
+    `start` is the folder of the adapter that the run goes on from; None: it starts fresh from the base model.
+    """
 
     character: str
     base_model: str
@@ -40,14 +51,71 @@ class RunConfig:
     lora: dict[str, Any]
     max_length: int = MAX_LENGTH
     seed: int = 0
+    start: str | None = None
+    held_out: float = HELD_OUT
+    guard: bool = True
 
 
-def stages(manifest: Manifest) -> list[dict[str, Any]]:
-    """SFT on the roleplay set if it has rows, then SimPO on the preference set if it has rows."""
-    methods = {"roleplay": "sft", "preference": "simpo"}
-    files = {dataset: f"{manifest.character}_{dataset}.json" for dataset in methods}
-    return [
-        {"method": method, "file": f"data/{files[dataset]}", **DEFAULTS[method]}
-        for dataset, method in methods.items()
-        if manifest.files[files[dataset]].rows
-    ]
+def asked(methods: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]] | None:
+    """The stages that a command names by methods and `name=value`; None where it names none. Raises InvalidInput."""
+    if not methods:
+        if values:
+            raise InvalidInput({"set": ["需要 --method"]}, english="--set needs --method")
+        return None
+    for method in methods:
+        if method not in METHODS:
+            known = ", ".join(METHODS)
+            raise InvalidInput({"method": [f"必须是以下之一：{known}"]}, english=f"--method must be one of: {known}")
+    given = dict(map(_value, values))
+    for method in methods:
+        for name, value in given.items():
+            if found := fault(method, name, value):
+                raise InvalidInput({name: [found[1]]}, english=found[0])
+    return [{"method": method, "hyperparameters": given} for method in methods]
+
+
+def _value(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(value)
+    return name, value
+
+
+def stages(manifest: Manifest, asked: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The stages as the recipe reads them, each with its file and all of its hyperparameters.
+
+    Of none asked: SFT on the roleplay set if it has rows, then SimPO on the preference set if it has rows; where there
+    is only the unpaired set, KTO on that. Raises InvalidInput where a stage asked for has no rows.
+    """
+    has = {name for name in DATASETS if manifest.files[_file(manifest, name)].rows}
+    if asked is None:
+        usual = [("sft", "roleplay"), ("simpo", "preference")] if has != {"unpaired"} else [("kto", "unpaired")]
+        asked = [{"method": method, "dataset": dataset} for method, dataset in usual if dataset in has]
+    return [_stage(manifest, stage, has, number) for number, stage in enumerate(asked)]
+
+
+def _stage(manifest: Manifest, asked: Mapping[str, Any], has: set[str], number: int) -> dict[str, Any]:
+    method = METHODS[asked["method"]]
+    fitting = [dataset for dataset in method.datasets if dataset in has]
+    dataset = asked.get("dataset") or next(iter(fitting), method.datasets[0])
+    if dataset not in has:
+        raise InvalidInput(
+            {
+                f"stages.{number}.dataset": [
+                    f"数据集 {dataset} 中没有数据，{asked['method']} 可用：{'、'.join(fitting) or '无'}"
+                ]
+            },
+            english=f"stage {number + 1}, {asked['method']}: the dataset {dataset} has no rows",
+        )
+    return {
+        "method": asked["method"],
+        "dataset": dataset,
+        "file": f"data/{_file(manifest, dataset)}",
+        **method.defaults,
+        **asked.get("hyperparameters", {}),
+    }
+
+
+def _file(manifest: Manifest, dataset: str) -> str:
+    return f"{manifest.character}_{dataset}.json"

@@ -233,8 +233,8 @@ def train_script(settings: Settings) -> Path:
     return Path(settings.train_script or str(files("prefanno") / "train.sh")).expanduser().absolute()
 
 
-async def trained_on(settings: Settings, database: Database, number: int) -> Path:
-    """Where the data lie that this run of the database was trained on. Raises NotFound, also in another's folder."""
+async def folder_of(settings: Settings, database: Database, number: int) -> Path:
+    """The folder of this run of the database. Raises NotFound, also where it is of another database's run."""
     folder = settings.runs / str(number)
     async with database.read() as session:
         run = await session.get(Run, number)
@@ -245,7 +245,7 @@ async def trained_on(settings: Settings, database: Database, number: int) -> Pat
             f"{folder} is missing, or of another database's run {number}",
             f"未找到训练 {number} 的文件：目录不存在，或属于另一个数据库",
         )
-    return folder / "data"
+    return folder
 
 
 def _prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest) -> None:
@@ -282,10 +282,19 @@ def _outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:
     if ended["stopped"]:
         return {"state": "stopped", "exit_code": ended["exit_code"], "reason": "stopped on request"}
     if ended["exit_code"] == 0 and not ended["error"]:
-        return {"state": "succeeded", "exit_code": 0, "reason": None}
+        return {"state": "succeeded", "exit_code": 0, "reason": _guarded(folder)}
     last_line = next((line.message for line in reversed(run_log.lines) if line.message.strip()), "it printed nothing")
     reason = ended["error"] or f"train.sh ended with exit code {ended['exit_code']}: {last_line}"
     return {"state": "failed", "exit_code": ended["exit_code"], "reason": reason[:2000]}
+
+
+def _guarded(folder: Path) -> str | None:
+    """Why the guard ended a stage early, if it did; train.sh is the user's to change, so it may say nothing."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        for stage in json.loads((folder / "summary.json").read_text())["stages"]:
+            if stage["guard"]:
+                return f"guard: {stage['guard']}; step {stage['kept_step']} of {stage['method']} was kept"
+    return None
 
 
 async def _insert(session: AsyncSession, config: RunConfig) -> Run:

@@ -186,37 +186,3 @@ class Items(Done):
     """The answer of list."""
 
     data = fields.Nested(ItemsData, required=True)
-
-
-class LogLine(Answer):
-    """One line of a run's log; `time` is local, in seconds."""
-
-    time = fields.String(required=True)
-    message = fields.String(required=True)
-
-
-class LastRun(Answer):
-    """The run under way or the last one; times are UTC."""
-
-    id = fields.Integer(required=True)
-    state = fields.String(required=True, metadata={"enum": ["running", "succeeded", "failed", "stopped"]})
-    started = fields.String(required=True)
-    ended = fields.String(required=True, allow_none=True)
-    exit_code = fields.Integer(required=True, allow_none=True)
-    reason = fields.String(required=True, allow_none=True)
-    adapter = fields.String(required=True, allow_none=True)
-
-
-class TrainStatusData(Answer):
-    """The trainer's state and its last 50 lines."""
-
-    running = fields.Boolean(required=True)
-    log_count = fields.Integer(required=True)
-    recent_logs = fields.List(fields.Nested(LogLine), required=True)
-    last_run = fields.Nested(LastRun, required=True, allow_none=True)
-
-
-class TrainStatus(Done):
-    """`message` is running or idle."""
-
-    data = fields.Nested(TrainStatusData, required=True)

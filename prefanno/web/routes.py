@@ -54,6 +54,8 @@ ROUTES = [
     web.post("/api/train/start", training.start),
     web.post("/api/train/stop", training.stop),
     web.get("/api/train/status", training.status),
+    web.post("/api/train/check", training.check),
+    web.get("/api/train/metrics", training.measured),
     web.get("/ws/train/logs", training.logs),
     web.get("/openapi.json", docs.openapi),
     web.get("/docs", docs.show),

@@ -1,9 +1,9 @@
-"""Starting, stopping and watching a run."""
+"""Checking, starting, stopping and watching a run."""
 
 import asyncio
 import contextlib
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -13,12 +13,15 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from prefanno.db.models import Run
 from prefanno.errors import InvalidInput
 from prefanno.keys import LOOP, SOCKETS
+from prefanno.training import metrics
+from prefanno.training.config import Plan
 from prefanno.training.log import Line
-from prefanno.training.supervisor import Status
-from prefanno.web import answers
+from prefanno.training.supervisor import Status, folder_of
+from prefanno.web import answers, training_answers
 from prefanno.web.endpoint import done, dumps, endpoint
 from prefanno.web.fields import Nothing
-from prefanno.web.schemas import CharacterSchema
+from prefanno.web.training_answers import MESSAGES
+from prefanno.web.training_schemas import MetricsSchema, PlanSchema, StartSchema
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +32,46 @@ HEARTBEAT_S = 30.0
 
 @endpoint(
     "Start training",
-    body=CharacterSchema,
+    body=StartSchema,
     body_required=False,
     answer=answers.Done,
-    failures=(409, 503, 507),
+    failures=(404, 409, 503, 507),
     keyed=False,
 )
 async def start(request: web.Request, body: dict[str, Any]) -> web.Response:
-    """Export all choices of the character and train on them."""
-    await request.app[LOOP].start_training(body["character"])
+    """Export all choices of the character and train on them; or train again what a run trained."""
+    handover, moves = request.app[LOOP].handover, {"unload": body["unload_model"], "reload": body["reload_model"]}
+    if body["rebuild"] is not None:
+        await handover.rebuild(body["rebuild"], **moves)
+    else:
+        await handover.start(_plan(body), body["character"], **moves)
     return done("训练已启动，请通过 WebSocket /ws/train/logs 获取实时日志")
+
+
+@endpoint(
+    "Check before training", body=PlanSchema, body_required=False, answer=training_answers.Checked, failures=(503,)
+)
+async def check(request: web.Request, body: dict[str, Any]) -> web.Response:
+    """What a run would be trained on, without training: each finding, what is left out, and what the run will take."""
+    report = await request.app[LOOP].handover.check(_plan(body), body["character"])
+    for stage in report["stages"]:
+        for finding in stage["findings"]:
+            finding["message"] = MESSAGES[finding["code"]]
+    return done("训练数据检查完成" if report["ok"] else "没有可训练的数据：所有数据都被排除", report)
+
+
+@endpoint("What a run measured", query=MetricsSchema, answer=training_answers.Metrics, failures=(404,))
+async def measured(request: web.Request, query: dict[str, Any]) -> web.Response:
+    """Steps, evaluations, probes and alarms in their order; `next` is where the next call goes on."""
+    loop = request.app[LOOP]
+    number = query["run"] or (loop.training.last_run.id if loop.training.last_run else 0)
+    folder = await folder_of(loop.settings, loop.database, number)
+    items, behind = await asyncio.to_thread(metrics.read, folder, query["after"], query["limit"])
+    return done("训练指标", {"run": number, "items": items, "next": behind})
+
+
+def _plan(body: dict[str, Any]) -> Plan:
+    return Plan(**{field.name: body[field.name] for field in fields(Plan)})
 
 
 @endpoint("Stop training", body=Nothing, body_required=False, answer=answers.Done)
@@ -48,7 +81,7 @@ async def stop(request: web.Request, _body: dict[str, Any]) -> web.Response:
     return done("训练已停止")
 
 
-@endpoint("Whether a run is under way", answer=answers.TrainStatus)
+@endpoint("Whether a run is under way", answer=training_answers.TrainStatus)
 async def status(request: web.Request) -> web.Response:
     """State, the last lines, and how the last run ended."""
     training = request.app[LOOP].training

@@ -18,7 +18,7 @@ from prefanno.db import characters
 from prefanno.errors import ImportStopped, InvalidInput
 from prefanno.keys import CLOSING, LOOP
 from prefanno.rows import formats, reader
-from prefanno.training.supervisor import trained_on
+from prefanno.training.supervisor import folder_of
 from prefanno.web import transfer_answers as answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.schemas import ExportSchema, ImportSchema
@@ -50,7 +50,7 @@ async def export(request: web.Request, query: dict[str, Any]) -> web.StreamRespo
     async with files.staged(loop.settings.data) as stage:
         folder = stage / "files"
         if query["run"] is not None:
-            data = await trained_on(loop.settings, loop.database, query["run"])
+            data = (await folder_of(loop.settings, loop.database, query["run"])) / "data"
             manifest = await asyncio.to_thread(snapshot.give_back, data, folder)
         else:
             async with loop.database.read() as session:

@@ -41,6 +41,7 @@ TABLE = {
     errors.EngineFailed: (503, "推理引擎出错"),
     errors.OutOfMemory: (503, "内存不足"),
     errors.EngineBroken: (503, "GPU 发生故障"),
+    errors.CheckFailed: (503, "无法检查训练数据"),
     errors.ImportStopped: (503, "导入已停止，未保存任何内容"),
     errors.DatabaseUnavailable: (503, "数据库暂时不可用"),
     errors.DatabaseDamaged: (503, "数据库已损坏"),

@@ -25,6 +25,17 @@ TRUTH: dict[str, Any] = {"type": "boolean", "default": True}
 MAYBE: dict[str, Any] = {"type": ["string", "null"]}
 MODE: dict[str, Any] = {"type": "string", "enum": ["single", "multi"]}
 CONTEXT: dict[str, Any] = {"type": ["array", "null"]}
+FALSE: dict[str, Any] = {"type": "boolean", "default": False}
+PLAN: dict[str, dict[str, Any]] = {
+    "character": TEXT,
+    "stages": {"type": "array", "minItems": 1, "maxItems": 8},
+    "adapter": TEXT,
+    "lora": {},
+    "max_length": {"type": "integer", "default": 2048, "minimum": 16, "maximum": 131_072},
+    "seed": {"type": "integer", "default": 0, "minimum": 0, "maximum": 2**31 - 1},
+    "held_out": {"type": "number", "default": 0.1, "minimum": 0.0, "maximum": 0.5},
+    "guard": TRUTH,
+}
 REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
     "/api/model/load": (
         {
@@ -57,7 +68,11 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
         | {"chosen_thinking": MAYBE, "rejected_thinking": MAYBE, "character": TEXT},
         {"mode", "human_input", "chosen"},
     ),
-    "/api/train/start": ({"character": TEXT}, set()),
+    "/api/train/check": (PLAN, set()),
+    "/api/train/start": (
+        PLAN | {"rebuild": {"type": "integer", "minimum": 1}, "unload_model": FALSE, "reload_model": FALSE},
+        set(),
+    ),
     **{path: ({}, set()) for path in NO_BODY},
 }
 
@@ -252,7 +267,10 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/train/start", 400)
     await call("POST", "/api/model/unload")
     await call("GET", "/api/train/status")
+    await call("GET", "/api/train/metrics", 404)
+    await call("POST", "/api/train/check")
     await call("POST", "/api/train/start")
+    await call("GET", "/api/train/metrics")
     await call("GET", "/api/train/status")
     await call("POST", "/api/train/stop")
     await call("GET", "/api/train/status")

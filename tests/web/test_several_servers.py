@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.db.models import Candidate, Generation, Run
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
-from prefanno.web import answers
+from prefanno.web import answers, training_answers
 from tests import looking
 from tests.conftest import Client, MakeClient
 from tests.web.choosing import CHOICES, REDO, UNDO, found
@@ -47,7 +47,7 @@ async def _post(client: Client, path: str, body: Any = None, key: str | None = N
 
 
 async def _status(client: Client) -> dict[str, Any]:
-    data: dict[str, Any] = (await accepted(await client.get(STATUS), answers.TrainStatus))["data"]
+    data: dict[str, Any] = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]
     return data
 
 

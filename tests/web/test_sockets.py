@@ -10,7 +10,7 @@ from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMsgType
 
 from prefanno.keys import LOOP, SOCKETS
 from prefanno.training.log import Line
-from prefanno.web import answers, training
+from prefanno.web import training, training_answers
 from tests.conftest import Client, MakeClient
 from tests.web.conftest import LASTING, WAIT_S, MakeTrainer, never_reading, refused, until
 
@@ -33,7 +33,7 @@ async def _connect(client: Client) -> tuple[Socket, list[str], bool]:
     socket = await client.ws_connect(LOGS)
     history, status = await _next(socket), await _next(socket)
     assert set(history) == {"type", "logs"} and history["type"] == "history"
-    assert all(answers.LogLine().validate(line) == {} for line in history["logs"])
+    assert all(training_answers.LogLine().validate(line) == {} for line in history["logs"])
     assert set(status) == {"type", "running"} and status["type"] == "status"
     return socket, [line["message"] for line in history["logs"]], status["running"]
 

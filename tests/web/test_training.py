@@ -7,7 +7,7 @@ from datetime import datetime
 
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
-from prefanno.web import answers
+from prefanno.web import answers, training_answers
 from tests.conftest import Client, MakeClient
 from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, accepted, refused, until
 
@@ -23,7 +23,7 @@ async def _start(client: Client) -> None:
 async def test_a_run_needs_something_to_train_on(client: Client) -> None:
     """With no annotation a start is refused, and no run begins."""
     await refused(await client.post(START), 400, "没有可训练的数据")
-    body = await accepted(await client.get(STATUS), answers.TrainStatus)
+    body = await accepted(await client.get(STATUS), training_answers.TrainStatus)
     assert body["message"] == "idle"
     assert body["data"] == {"running": False, "log_count": 0, "recent_logs": [], "last_run": None}
 
@@ -47,13 +47,13 @@ async def test_one_run_at_a_time(make_trainer: MakeTrainer) -> None:
     await _start(client)
     await refused(await client.post(START), 400, "训练已在进行中")
     for _ in range(2):
-        status = await accepted(await client.get(STATUS), answers.TrainStatus)
+        status = await accepted(await client.get(STATUS), training_answers.TrainStatus)
         assert status["message"] == "running" and status["data"]["running"] is True
         assert status["data"]["last_run"]["state"] == "running"
         assert status["data"]["last_run"]["ended"] is None
         body = await accepted(await client.post(STOP), answers.Done)
         assert body == {"status": "success", "message": "训练已停止"}
-        stopped = await accepted(await client.get(STATUS), answers.TrainStatus)
+        stopped = await accepted(await client.get(STATUS), training_answers.TrainStatus)
         assert stopped["message"] == "idle" and stopped["data"]["last_run"]["state"] == "stopped"
         await refused(await client.post(STOP), 400, "当前没有训练在运行")
         await _start(client)
@@ -79,7 +79,7 @@ async def test_a_run_on_one_pair_that_ends_well_has_an_adapter(make_trainer: Mak
     for number in (1, 2):
         await _start(client)
         await client.app[LOOP].training.wait()
-        run = (await accepted(await client.get(STATUS), answers.TrainStatus))["data"]["last_run"]
+        run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
         assert (run["state"], run["exit_code"], run["reason"]) == ("succeeded", 0, None)
         assert run["id"] == number and run["adapter"] == f"li-simpo-{number}"
         assert datetime.fromisoformat(run["started"]) <= datetime.fromisoformat(run["ended"])
@@ -91,7 +91,7 @@ async def test_a_run_that_fails_says_why(make_trainer: MakeTrainer) -> None:
     client = await make_trainer("echo 'no memory left'; exit 3")
     await _start(client)
     await client.app[LOOP].training.wait()
-    run = (await accepted(await client.get(STATUS), answers.TrainStatus))["data"]["last_run"]
+    run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
     assert (run["state"], run["exit_code"], run["adapter"]) == ("failed", 3, None)
     assert "no memory left" in run["reason"]
     assert list(client.app[LOOP].settings.outputs.iterdir()) == []
@@ -103,7 +103,7 @@ async def test_a_script_that_is_not_there_fails_the_run(make_client: MakeClient,
     await client.post("/api/dataset/add", json=PAIR)
     await _start(client)
     await client.app[LOOP].training.wait()
-    run = (await accepted(await client.get(STATUS), answers.TrainStatus))["data"]["last_run"]
+    run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
     assert run["state"] == "failed" and "none.sh" in run["reason"]
 
 
@@ -112,7 +112,7 @@ async def test_status_shows_the_last_fifty_lines(make_trainer: MakeTrainer) -> N
     client = await make_trainer("seq 60")
     await _start(client)
     await client.app[LOOP].training.wait()
-    data = (await accepted(await client.get(STATUS), answers.TrainStatus))["data"]
+    data = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]
     assert data["log_count"] == 60
     assert [line["message"] for line in data["recent_logs"]] == [str(number) for number in range(11, 61)]
     assert all(datetime.fromisoformat(line["time"]).isoformat() == line["time"] for line in data["recent_logs"])

@@ -1,67 +1,35 @@
-"""The recipe on the tiny model: one real training by train.sh, and the choice of its rows."""
+"""The recipe on the tiny model: real trainings by train.sh, what they tell, and how the guard ends one."""
 
 import json
 import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
-from prefanno import snapshot
-from prefanno.prompting import ChatTemplate, conversation
-from prefanno.rows import Mode, Row, writer
-from prefanno.snapshot import Manifest
-from prefanno.training import recipe
-from prefanno.training.config import RunConfig, stages
+from prefanno.rows import Row
+from prefanno.training.config import RunConfig
+from prefanno.training.recipe import __main__ as recipe
+from prefanno.training.recipe import guard
+from tests.training.recipe.rows import PERSONA, prepared, row
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 WAIT_S = 300.0
-PERSONA = "You are Li."
-
-
-def _row(
-    chosen: str, rejected: str | None, thoughts: tuple[str | None, str | None] = (None, None), mode: Mode = "single"
-) -> Row:
-    return Row(
-        mode=mode,
-        system_prompt=PERSONA,
-        context=[],
-        human_input="Who are you?",
-        chosen=chosen,
-        chosen_thinking=thoughts[0],
-        rejected=rejected,
-        rejected_thinking=thoughts[1],
-        created_at=datetime.fromisoformat("2026-01-27T12:00:00"),
-    )
-
-
 ROWS = [
-    _row("I am Li.", "I am an AI."),
-    _row("Li, of the bookshop.", "An assistant.", ("A guest!", "A user.")),
-    _row("Guess!", "No.", ("A riddle.", None)),
-    _row("The same.", "The same."),
-    _row("Good day.", None, mode="multi"),
-    _row("Riddle me this.", "As an AI, no.", ("Fun.", "Duty."), mode="multi"),
+    row("I am Li.", "I am an AI."),
+    row("Li, of the bookshop.", "An assistant.", ("A guest!", "A user.")),
+    row("Guess!", "No.", ("A riddle.", None)),
+    row("The same.", "The same."),
+    row("Good day.", None, mode="multi"),
+    row("Riddle me this.", "As an AI, no.", ("Fun.", "Duty."), mode="multi"),
 ]
-
-
-def _prepared(folder: Path, model: Path, rows: list[Row], **changes: Any) -> RunConfig:
-    """A run's folder, with its data and its configuration, as the supervisor makes it; small enough for a test."""
-    (folder / "data").mkdir(parents=True)
-    with writer("sharegpt").writing(folder / "data", "li") as writing:
-        writing.write(rows)
-    files = snapshot.described(folder / "data", writing.counts)
-    manifest = Manifest("sharegpt", "li", "unused", None, files, writing.losses)
-    planned = [stage | {"epochs": 1, "batch_size": 2} for stage in stages(manifest)]
-    lora = {"r": 4, "alpha": 8, "dropout": 0.0}
-    config = RunConfig("li", str(model), str(model), "li-simpo-1", planned, lora, **{"max_length": 512, **changes})
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
-    return config
+MANY = [row(f"I am Li, {number}.", f"I am an AI, {number}.", said=f"Who? {number}") for number in range(40)]
 
 
 @dataclass(frozen=True)
@@ -72,13 +40,19 @@ class Trained:
     model: Path
     log: str
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """All entries of metrics.jsonl."""
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Trained:
-    """SFT, then SimPO, of the tiny model, by train.sh in a process of its own."""
-    folder = tmp_path_factory.mktemp("runs") / "1"
-    _prepared(folder, tiny_model, ROWS)
-    done = subprocess.run(
+    def of_kind(self, kind: str) -> list[dict[str, Any]]:
+        """The entries of this kind."""
+        return [entry for entry in self.metrics if entry["kind"] == kind]
+
+
+def _train(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run train.sh in the run's folder, as the keeper does."""
+    return subprocess.run(
         ["bash", str(ROOT / "train.sh")],
         cwd=folder,
         env={**os.environ, "PYTHON": sys.executable},
@@ -88,20 +62,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Train
         timeout=WAIT_S,
         check=False,
     )
+
+
+def _trained(folder: Path, model: Path, rows: Sequence[Row], *planned: dict[str, Any], **changes: Any) -> Trained:
+    prepared(folder, model, rows, planned or None, **changes)
+    done = _train(folder)
     assert done.returncode == 0, done.stdout
-    return Trained(folder, tiny_model, done.stdout)
+    return Trained(folder, model, done.stdout)
 
 
-@pytest.fixture
-def template(tiny_model: Path) -> ChatTemplate:
-    """The tiny model's template."""
-    from transformers import AutoTokenizer
-
-    return ChatTemplate.of(AutoTokenizer.from_pretrained(tiny_model))
-
-
-def _metrics(trained: Trained) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (trained.folder / "metrics.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Trained:
+    """SFT, then SimPO, of the tiny model, by train.sh in a process of its own."""
+    return _trained(tmp_path_factory.mktemp("runs") / "1", tiny_model, ROWS)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
@@ -120,8 +93,6 @@ def test_train_sh_makes_an_adapter_that_changes_the_model(trained: Trained) -> N
 
 def test_both_stages_train_one_adapter_on_all_linear_layers(trained: Trained) -> None:
     """One adapter of the configured rank comes out, on every linear layer, and training has moved all of it."""
-    from safetensors.torch import load_file
-
     saved = json.loads((trained.folder / "adapter" / "adapter_config.json").read_text())
     assert (saved["r"], saved["lora_alpha"], saved["base_model_name_or_path"]) == (4, 8, str(trained.model))
     weights = load_file(trained.folder / "adapter" / "adapter_model.safetensors")
@@ -132,101 +103,168 @@ def test_both_stages_train_one_adapter_on_all_linear_layers(trained: Trained) ->
 
 def test_each_step_is_one_line_of_log_and_one_object_of_metrics(trained: Trained) -> None:
     """Steps count from 1 to the last in each stage, SFT first; every number is finite, and the log shows it."""
-    metrics = _metrics(trained)
-    assert [(entry["method"], entry["step"], entry["steps"]) for entry in metrics] == [
-        ("sft", 1, 1),
-        ("simpo", 1, 2),
-        ("simpo", 2, 2),
+    steps = trained.of_kind("step")
+    assert [(entry["stage"], entry["method"], entry["step"], entry["steps"]) for entry in steps] == [
+        (1, "sft", 1, 1),
+        (2, "simpo", 1, 2),
+        (2, "simpo", 2, 2),
     ]
-    assert all(math.isfinite(value) for entry in metrics for value in entry.values() if isinstance(value, int | float))
-    assert {"loss", "learning_rate"} <= set(metrics[0])
-    assert {"loss", "margin", "accuracy", "chosen_logp", "rejected_logp", "nll"} <= set(metrics[-1])
+    assert all(math.isfinite(value) for entry in steps for value in entry.values() if isinstance(value, int | float))
+    always = {"loss", "learning_rate", "gradient_norm", "chosen_logp", "seconds", "seconds_left", "memory_mb"}
+    assert all(always <= set(entry) for entry in steps)
+    assert {"margin", "accuracy", "rejected_logp"} <= set(steps[-1])
     shown = [line for line in trained.log.splitlines() if " step " in line]
     assert [line.partition(" · ")[0] for line in shown] == ["sft step 1/1", "simpo step 1/2", "simpo step 2/2"]
+
+
+def test_evaluations_and_probes_are_told(trained: Trained) -> None:
+    """Each stage is measured before its first step and after its last, with a reply to each of the fixed prompts."""
+    evaluations = trained.of_kind("evaluation")
+    assert [(one["stage"], one["step"], one["on"]) for one in evaluations] == [
+        (1, 0, "train"),
+        (1, 1, "train"),
+        (2, 0, "train"),
+        (2, 1, "train"),
+        (2, 2, "train"),
+    ]
+    assert evaluations[0]["margin"] is None and isinstance(evaluations[2]["margin"], float)
+    for stage in (1, 2):
+        probes = [one for one in trained.of_kind("probe") if one["stage"] == stage]
+        prompts = {one["prompt"] for one in probes}
+        assert len(probes) == len(prompts) * (stage + 1)
+        assert all(isinstance(one["reply"], str) and one["base_logp"] <= 0 for one in probes)
 
 
 def test_the_log_says_what_was_trained_on(trained: Trained) -> None:
     """The log counts each stage's rows and names what was left out or changed; nothing else clutters it."""
     lines = trained.log.splitlines()
-    assert "sft: 2 rows" in lines
-    assert (
-        "simpo: 4 rows; 1 trained without thoughts, since one side has none; 1 left out: chosen equals rejected"
-    ) in lines
-    assert lines[0].startswith("loading ") and lines[-1] == "adapter complete: li-simpo-1"
-    assert len(lines) == 7, trained.log
+    assert lines[0] == "sft: 2 examples of 2 rows"
+    assert lines[1] == (
+        "simpo: 4 examples of 5 rows; 1 left out: chosen equals rejected; "
+        "1 trained without thoughts, since one side has none"
+    )
+    assert lines[2].startswith("loading ") and lines[-1] == "adapter complete: li-simpo-1"
+    assert all(" step " in line or line.startswith("guard: ") for line in lines[3:-1]), trained.log
 
 
 def test_nothing_but_the_run_is_written(trained: Trained) -> None:
-    """A training leaves its adapter and its metrics, and no checkpoints."""
+    """A training leaves its adapter, its metrics and its summary, and no checkpoints."""
     names = {path.name for path in trained.folder.iterdir()}
-    assert names - {"checkpoints"} == {"adapter", "config.json", "data", "metrics.jsonl"}
+    assert names - {"checkpoints"} == {"adapter", "config.json", "data", "metrics.jsonl", "summary.json"}
     assert list(trained.folder.glob("checkpoints/*")) == []
+    assert {path.name for path in (trained.folder / "adapter").iterdir()} >= {"adapter_model.safetensors"}
+
+
+def test_methods_follow_each_other_on_one_adapter(tmp_path: Path, tiny_model: Path) -> None:
+    """All five methods in a row train one adapter, and TRL's copies for reference do not end up in it."""
+    unpaired = [row("Good.", None, said=f"{number}?") for number in range(2)] + [row(None, "Bad."), row(None, "Worse.")]
+    methods = ("sft", "dpo", "kto", "simpo", "orpo")
+    planned = [{"method": method, "dataset": "preference"} for method in methods if method != "kto"]
+    planned.insert(2, {"method": "kto", "dataset": "unpaired"})
+    done = _trained(tmp_path / "1", tiny_model, [*ROWS, *unpaired], *planned)
+    summary = json.loads((done.folder / "summary.json").read_text())
+    assert [stage["method"] for stage in summary["stages"]] == list(methods)
+    for before, after in zip(summary["stages"], summary["stages"][1:], strict=False):
+        assert before["steps"] == before["kept_step"] and after["before"]["step"] == 0
+    assert not [path for path in (done.folder / "adapter").iterdir() if path.is_dir()]
+    weights = load_file(done.folder / "adapter" / "adapter_model.safetensors")
+    assert len(weights) == 2 * 2 * 7
+
+
+def test_a_share_is_held_out_where_there_are_rows_enough(tmp_path: Path, tiny_model: Path) -> None:
+    """Of 40 pairs four are kept back; the evaluations are on these, and the steps on the others."""
+    done = _trained(tmp_path / "1", tiny_model, MANY, {"method": "simpo", "hyperparameters": {"batch_size": 4}})
+    summary = json.loads((done.folder / "summary.json").read_text())["stages"][0]
+    assert (summary["held_out"], summary["examples"], summary["steps"]) == (4, 36, 9)
+    assert {one["on"] for one in done.of_kind("evaluation")} == {"held_out"}
+
+
+def test_the_same_configuration_makes_the_same_weights(tmp_path: Path, tiny_model: Path, trained: Trained) -> None:
+    """Trained again from its snapshot, configuration and seed, an adapter is the same to the last bit.
+
+    With another seed it is another.
+    """
+    again = _trained(tmp_path / "again", tiny_model, ROWS)
+    other = _trained(tmp_path / "other", tiny_model, ROWS, seed=1)
+    made = [(one.folder / "adapter" / "adapter_model.safetensors").read_bytes() for one in (trained, again, other)]
+    assert made[0] == made[1] and made[0] != made[2]
+
+
+def test_an_adapter_is_gone_on_from(tmp_path: Path, tiny_model: Path, trained: Trained) -> None:
+    """The run begins where the adapter ended, keeps its shape, and leaves it as it was."""
+    start = trained.folder / "adapter"
+    before = (start / "adapter_model.safetensors").read_bytes()
+    done = _trained(tmp_path / "1", tiny_model, ROWS, {"method": "dpo"}, start=str(start), lora={})
+    first = done.of_kind("evaluation")[0]
+    assert first["chosen_logp"] == pytest.approx(trained.of_kind("evaluation")[-1]["chosen_logp"], rel=1e-3)
+    assert json.loads((done.folder / "adapter" / "adapter_config.json").read_text())["r"] == 4
+    assert (start / "adapter_model.safetensors").read_bytes() == before
+    assert "going on from adapter" in done.log
 
 
 def test_nothing_left_to_train_on_is_said_plainly(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """When every row is left out, the recipe ends with one sentence, not with an adapter that learnt nothing."""
-    _prepared(tmp_path, tiny_model, [_row("Same.", "Same."), _row("Hm.", "Hm.")])
+    prepared(tmp_path, tiny_model, [row("Same.", "Same."), row("Hm.", "Hm.", minute=1)])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        recipe.main("config.json")
+        recipe.main(["config.json"])
     assert ended.value.code == "no row is left to train on: every row was left out, see the counts above"
-    assert "simpo: 0 rows; 2 left out: chosen equals rejected" in capsys.readouterr().out
+    assert "simpo: 0 examples of 2 rows; 2 left out: chosen equals rejected" in capsys.readouterr().out
     assert not (tmp_path / "adapter").exists()
 
 
-def _usable(folder: Path, model: Path, template: ChatTemplate, rows: list[Row], **changes: Any) -> list[dict[str, str]]:
-    """The rows that the last stage trains on."""
-    config = _prepared(folder, model, rows, **changes)
-    stage = config.stages[-1] | {"file": str(folder / config.stages[-1]["file"])}
-    return recipe._usable(stage, template, config.max_length)
+def test_the_check_prints_the_report_of_all_stages(tmp_path: Path, tiny_model: Path) -> None:
+    """`--check` writes nothing, and prints what would be trained on and what that takes."""
+    prepared(tmp_path, tiny_model, ROWS)
+    before = sorted(tmp_path.rglob("*"))
+    command = [sys.executable, "-P", "-m", "prefanno.training.recipe", "--check", "config.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=WAIT_S, check=True)
+    report = json.loads(done.stdout)
+    assert [(one["method"], one["examples"], one["steps"]) for one in report["stages"]] == [
+        ("sft", 2, 1),
+        ("simpo", 4, 2),
+    ]
+    assert report["ok"] and report["estimate"]["memory_gb"] > 0 and report["estimate"]["seconds"] >= 0
+    assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("thoughts", [("A guest!", "A user."), (None, None)])
-def test_a_pair_is_rendered_as_the_model_is_asked(
-    tmp_path: Path, tiny_model: Path, template: ChatTemplate, thoughts: tuple[str | None, str | None]
+def _breaking(tmp_path: Path, model: Path, **changes: Any) -> RunConfig:
+    """A run whose learning rate breaks any model."""
+    wild = {"method": "simpo", "hyperparameters": {"learning_rate": 0.01, "epochs": 3.0, "nll_weight": 0.0}}
+    return prepared(tmp_path, model, MANY, [wild], **changes)
+
+
+def test_the_guard_stops_a_run_and_keeps_the_best_step(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training sees the very prompt that generating makes, and after it thought, closing tag, reply and end."""
-    (rendered,) = _usable(tmp_path, tiny_model, template, [_row("I am Li.", "I am an AI.", thoughts)])
-    asked = template.prompt(conversation(PERSONA, [], "Who are you?"), thinking=thoughts[0] is not None)
-    assert rendered["prompt"] == asked
-    before = [f"{thought}\n</think>\n\n" if thought else "" for thought in thoughts]
-    assert rendered["chosen"] == f"{before[0]}I am Li.<|im_end|>"
-    assert rendered["rejected"] == f"{before[1]}I am an AI.<|im_end|>"
+    """A run whose chosen replies become less likely than the limit ends before its last step, with the step before.
+
+    The control: without the guard the same run goes on to its end.
+    """
+    monkeypatch.setattr(guard, "FALLEN", (0.02, 0.05))
+    for folder, guards in ((tmp_path / "with", True), (tmp_path / "without", False)):
+        _breaking(folder, tiny_model, guard=guards)
+        monkeypatch.chdir(folder)
+        recipe.main(["config.json"])
+        stage = json.loads((folder / "summary.json").read_text())["stages"][0]
+        said = capsys.readouterr().out
+        if guards:
+            assert stage["guard"] and 0 < stage["kept_step"] < stage["steps"] < 54
+            assert f"guard: {stage['guard']}; stopped, step {stage['kept_step']} is kept" in said
+        else:
+            assert stage["guard"] is None and stage["steps"] == stage["kept_step"] == 54 and "guard:" not in said
 
 
-@pytest.mark.parametrize("thoughts", [("A riddle.", None), (None, "Duty.")])
-def test_a_thought_on_one_side_only_is_not_trained(
-    tmp_path: Path,
-    tiny_model: Path,
-    template: ChatTemplate,
-    thoughts: tuple[str | None, str | None],
-    capsys: pytest.CaptureFixture[str],
+def test_a_loss_that_is_no_number_ends_the_run_without_an_adapter(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A pair with one thought is trained without it, else thinking itself would be preferred; the log counts it."""
-    (rendered,) = _usable(tmp_path, tiny_model, template, [_row("I am Li.", "I am an AI.", thoughts)])
-    assert "think" not in "".join(rendered.values())
-    assert rendered["chosen"] == "I am Li.<|im_end|>" and rendered["rejected"] == "I am an AI.<|im_end|>"
-    assert "simpo: 1 rows; 1 trained without thoughts, since one side has none" in capsys.readouterr().out
-
-
-def test_a_conversation_is_taught_with_its_thought(tmp_path: Path, tiny_model: Path, template: ChatTemplate) -> None:
-    """A row of the roleplay set is asked for with a thought where it has one, and without where it has none."""
-    rows = [_row("Hello.", None, ("A guest!", None), mode="multi"), _row("Hello.", None, mode="multi")]
-    thinking, plain = _usable(tmp_path, tiny_model, template, rows)
-    assert thinking["prompt"].endswith("<think>\n") and not plain["prompt"].endswith("<think>\n")
-    assert thinking["completion"] == "A guest!\n</think>\n\nHello.<|im_end|>"
-    assert plain["completion"] == "Hello.<|im_end|>"
-
-
-def test_a_row_that_does_not_fit_is_left_out_whole(
-    tmp_path: Path, tiny_model: Path, template: ChatTemplate, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A row of exactly max_length tokens is used; one token more on either side, and it is left out and counted."""
-    (rendered,) = _usable(tmp_path / "all", tiny_model, template, [_row("Li" * 20, "AI" * 20)])
-    length = len(template.tokenizer(rendered["prompt"] + rendered["chosen"], add_special_tokens=False).input_ids)
-    rows = [_row("Li" * 20, "AI" * 20), _row("Li" * 20, "AI" * 20 + "!"), _row("Li" * 20 + "!", "AI" * 20)]
-    capsys.readouterr()
-    assert _usable(tmp_path / "exact", tiny_model, template, rows, max_length=length) == [rendered]
-    assert capsys.readouterr().out == f"simpo: 1 rows; 2 left out: longer than {length} tokens\n"
+    """Where nothing was worth keeping the run fails and says why, rather than publish a broken adapter."""
+    monkeypatch.setattr(guard, "not_a_number", lambda step, _loss: guard.Alarm("not_a_number", True, f"step {step}"))
+    config = replace(_breaking(tmp_path, tiny_model), adapter="li-simpo-1")
+    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="guard: step 1; no step was worth keeping"):
+        recipe.main(["config.json"])
+    assert not (tmp_path / "adapter").exists()

@@ -1,0 +1,31 @@
+"""What a run measured, read from its metrics.jsonl while it is written: the cursor is an offset in bytes."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+FILE = "metrics.jsonl"
+MOST = 1 << 20  # bytes read at once
+
+
+def read(folder: Path, after: int, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """At most so many entries from the offset on, and the offset behind them. Blocks.
+
+    An offset inside an entry begins at the next one. A line that is not complete yet is left for the next call, and
+    what is no JSON object is passed over: train.sh is the user's to change.
+    """
+    found: list[dict[str, Any]] = []
+    with contextlib.suppress(FileNotFoundError), (folder / FILE).open("rb") as file:
+        file.seek(max(after - 1, 0))
+        after = max(after, file.tell() + len(file.readline(MOST))) if after else 0
+        file.seek(after)
+        for line in file.read(MOST).splitlines(keepends=True):
+            if len(found) == limit or not line.endswith(b"\n"):
+                break
+            after += len(line)
+            with contextlib.suppress(orjson.JSONDecodeError):
+                entry = orjson.loads(line)
+                found += [entry] if isinstance(entry, dict) else []
+    return found, after

@@ -1,0 +1,160 @@
+"""Rows → examples: a prompt with what is to be learnt from it, as text and as the tokens that the model sees.
+
+Prompt and replies are tokenized apart, because a model that generates sees the prompt's own tokens, too.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from prefanno.prompting import ChatTemplate, Message, conversation
+from prefanno.rows import Row
+from prefanno.training.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One side of an example. `content` is the text without thought and ending."""
+
+    text: str
+    ids: list[int]
+    content: str
+    thinking: str | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the replies to it; a method that learns from single replies gets one side only.
+
+    `line` is the row's in its file. `one_sided` says that a thought was taken away, since the other side had none.
+    """
+
+    line: int
+    prompt: str
+    prompt_ids: list[int]
+    chosen: Reply | None
+    rejected: Reply | None
+    weight: float
+    created_at: datetime
+    one_sided: bool = False
+
+    @property
+    def sides(self) -> dict[str, Reply]:
+        """The replies that it has, by name."""
+        return {name: reply for name, reply in (("chosen", self.chosen), ("rejected", self.rejected)) if reply}
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt and the longer reply."""
+        return len(self.prompt_ids) + max(len(reply.ids) for reply in self.sides.values())
+
+
+def of_row(line: int, row: Row, method: str, template: ChatTemplate) -> Iterator[Example]:
+    """What the row teaches by this method: a pair; each of its sides, for KTO; or the chosen reply, for SFT.
+
+    SFT learns every reply of a conversation, not the last alone: the earlier ones were chosen, too, and no other row
+    has them.
+    """
+    if METHODS[method].pairs:
+        yield _example(line, row, template)
+        return
+    if row.chosen is not None:
+        if method == "sft" and row.mode == "multi":
+            yield from (_example(line, turn, template) for turn in _earlier(row))
+        yield _example(line, replace(row, rejected=None, rejected_thinking=None), template)
+    if row.rejected is not None and method == "kto":
+        yield _example(line, replace(row, chosen=None, chosen_thinking=None), template)
+
+
+def scheduled(examples: Sequence[Example], epochs: float, seed: int) -> list[Example]:
+    """The examples in the order of training, over all epochs, each epoch shuffled.
+
+    An example of weight w comes w times in an epoch on average: so a ranking of four, which makes six pairs, counts as
+    much as a single pair. Every loss of TRL goes with that, and few take weights.
+    """
+    dice = random.Random(seed)  # noqa: S311 - an order, no secret
+    counts = [dice.random() for _ in examples]
+    order: list[Example] = []
+    for epoch in range(math.ceil(epochs)):
+        share = min(1.0, epochs - epoch)
+        wanted = [count + example.weight * share for count, example in zip(counts, examples, strict=True)]
+        due = [
+            example
+            for example, before, after in zip(examples, counts, wanted, strict=True)
+            for _ in range(math.floor(after + 1e-9) - math.floor(before + 1e-9))
+        ]
+        dice.shuffle(due)
+        order += due
+        counts = wanted
+    return order or list(examples)
+
+
+def held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and those kept back to measure by: no prompt is on both sides.
+
+    Nothing is kept back of fewer than `ENOUGH`, and at most `MOST`: more would cost time and tell little more.
+    """
+    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    wanted = min(MOST, round(len(examples) * share))
+    if len(examples) < ENOUGH or len(prompts) < 2 or not wanted:  # noqa: PLR2004 - one on each side
+        return list(examples), []
+    random.Random(seed).shuffle(prompts)  # noqa: S311 - an order, no secret
+    kept: list[Example] = []
+    for prompt in prompts[:-1]:
+        if len(kept) >= wanted:
+            break
+        kept += [example for example in examples if example.prompt == prompt]
+    apart = {example.prompt for example in kept}
+    return [example for example in examples if example.prompt not in apart], kept
+
+
+ENOUGH, MOST = 30, 64
+
+
+def _example(line: int, row: Row, template: ChatTemplate) -> Example:
+    """A pair with a thought on one side only is trained without: else the thought itself would be what is preferred."""
+    thoughts = [row.chosen_thinking] * (row.chosen is not None) + [row.rejected_thinking] * (row.rejected is not None)
+    thinking = all(thought is not None for thought in thoughts)
+    messages = conversation(row.system_prompt, row.context, row.human_input)
+    prompt = template.prompt(messages, thinking=thinking)
+    return Example(
+        line,
+        prompt,
+        _ids(template, prompt),
+        _reply(row.chosen, row.chosen_thinking if thinking else None, template),
+        _reply(row.rejected, row.rejected_thinking if thinking else None, template),
+        row.weight,
+        row.created_at,
+        one_sided=not thinking and any(thought is not None for thought in thoughts),
+    )
+
+
+def _reply(content: str | None, thinking: str | None, template: ChatTemplate) -> Reply | None:
+    if content is None:
+        return None
+    text = template.completion(thinking, content)
+    return Reply(text, _ids(template, text), content, thinking)
+
+
+def _ids(template: ChatTemplate, text: str) -> list[int]:
+    ids: list[int] = template.tokenizer(text, add_special_tokens=False).input_ids
+    return ids
+
+
+def _earlier(row: Row) -> Iterator[Row]:
+    """The conversation's rows that end in each of its earlier replies."""
+    turns: list[Message] = list(row.context)
+    for position, turn in enumerate(turns):
+        if turn["role"] == "assistant" and position and turns[position - 1]["role"] == "user":
+            said = turns[position - 1]["content"]
+            yield replace(
+                row,
+                context=turns[: position - 1],
+                human_input=said,
+                chosen=turn["content"],
+                chosen_thinking=None,
+                rejected=None,
+                rejected_thinking=None,
+            )

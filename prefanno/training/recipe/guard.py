@@ -1,0 +1,113 @@
+"""The guard: whether a run is breaking the model, from what was measured at its start and now. Rules only, no torch.
+
+Loss and accuracy do not show it: pure SimPO on 32 pairs reached accuracy 1.0 with broken text (SimPO issues 12, 42 and
+80; LLaMA-Factory issues 5181 and 6545). What shows it is how likely the chosen replies still are, and what the model
+writes. The limits are measured, see docs/benchmarks.md.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+IDEOGRAPH = r"[\u3040-\u30ff\u3400-\u9fff]"  # a word by itself: Chinese and Japanese have no spaces
+WORD = re.compile(rf"{IDEOGRAPH}|(?:(?!{IDEOGRAPH})\w)+(?:'\w+)*")
+FALLEN = (0.25, 0.5)  # nats for each token that the chosen replies may lose: to warn, to stop
+UNLIKELY = (1.5, 2.5)  # nats for each token that the probes' replies may lose in the base model's eyes
+REPEATED = (0.1, 0.25)  # more of the probes' 4-grams that repeat
+LONGER = (3.0, 6.0)  # times the probes' replies may be longer, or shorter
+SHORTEST = 4  # tokens; below that a ratio says nothing
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The reply to a fixed prompt. `base_logp` is how likely the base model finds it, in nats for each token."""
+
+    prompt: str
+    reply: str
+    tokens: int
+    base_logp: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured at a step. Log-probabilities and their difference, the margin, in nats for each token.
+
+    `rejected_logp`, `margin` and `accuracy` are of pairs, None without any. `on` is "held_out" or "train".
+    """
+
+    step: int
+    on: str
+    chosen_logp: float | None
+    rejected_logp: float | None
+    margin: float | None
+    accuracy: float | None
+    probes: Sequence[Probe]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is wrong; `stops` where it ends the run."""
+
+    code: str
+    stops: bool
+    text: str
+
+
+def alarms(start: Evaluation, now: Evaluation) -> Iterator[Alarm]:
+    """What has become worse between the two evaluations by more than it may."""
+    if start.chosen_logp is not None and now.chosen_logp is not None:
+        fallen = start.chosen_logp - now.chosen_logp
+        yield from _over(
+            "chosen_falls",
+            fallen,
+            FALLEN,
+            f"the chosen replies have become less likely: {start.chosen_logp:.2f} → {now.chosen_logp:.2f} nats a token",
+        )
+    if start.probes and now.probes:
+        yield from _of_replies(start.probes, now.probes)
+
+
+def not_a_number(step: int, loss: float) -> Alarm | None:
+    """A loss that is no number ends a run: every weight is lost with it."""
+    if math.isfinite(loss):
+        return None
+    return Alarm("not_a_number", stops=True, text=f"the loss of step {step} is {loss}: lower the learning rate")
+
+
+def repeated_4grams(text: str) -> float:
+    """The share of a text's word 4-grams that occurred in it before, 0 to just under 1."""
+    words = WORD.findall(text.lower())
+    grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
+
+
+def _of_replies(start: Sequence[Probe], now: Sequence[Probe]) -> Iterator[Alarm]:
+    unlikely = fmean(probe.base_logp for probe in start) - fmean(probe.base_logp for probe in now)
+    yield from _over(
+        "broken_words",
+        unlikely,
+        UNLIKELY,
+        f"the replies to the probes are {unlikely:.1f} nats a token less likely to the base model, as broken text is",
+    )
+    before, after = (fmean(repeated_4grams(probe.reply) for probe in probes) for probes in (start, now))
+    yield from _over(
+        "repetition",
+        after - before,
+        REPEATED,
+        f"the replies to the probes repeat themselves: {before:.0%} → {after:.0%}",
+    )
+    long, longer = (max(fmean(probe.tokens for probe in probes), SHORTEST) for probes in (start, now))
+    yield from _over(
+        "length_drift",
+        max(longer / long, long / longer),
+        LONGER,
+        f"the replies to the probes have changed in length: {long:.0f} → {longer:.0f} tokens",
+    )
+
+
+def _over(code: str, value: float, limits: tuple[float, float], text: str) -> Iterator[Alarm]:
+    warn, stop = limits
+    if not value <= warn:  # also where it is no number
+        yield Alarm(code, stops=not value <= stop, text=text)

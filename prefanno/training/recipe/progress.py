@@ -1,0 +1,158 @@
+"""What a run tells while it trains: a line in the log and an object in metrics.jsonl for each step and evaluation.
+
+`kind` is "step", "evaluation", "probe" or "alarm". Log-probabilities and the margin between them are means in nats for
+each token, for every method; docs/training.md describes each field.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor
+from transformers import TrainerCallback
+
+from prefanno.training.recipe import guard
+from prefanno.training.recipe.evaluation import Evaluator
+from prefanno.training.recipe.forward import Scorer
+from prefanno.training.recipe.guard import Alarm, Evaluation
+
+METRICS = Path("metrics.jsonl")
+EVALUATIONS = 6  # in a stage, beside the one before its first step
+MEGABYTE = 1 << 20
+
+
+def say(text: str) -> None:
+    """Print a line of the log."""
+    print(text, flush=True)
+
+
+def record(kind: str, values: Mapping[str, Any]) -> None:
+    """Write an object to metrics.jsonl."""
+    with METRICS.open("a") as file:
+        file.write(json.dumps({"kind": kind, **values}) + "\n")
+
+
+class Progress(TrainerCallback):
+    """Follows one stage; with `guards` it stops one that breaks the model, and `kept` is the step to go back to.
+
+    The best step is, among those without an alarm, the one with the largest margin, or without pairs with the likeliest
+    replies.
+    """
+
+    def __init__(self, number: int, method: str, evaluator: Evaluator, scorer: Scorer, *, guards: bool) -> None:
+        self._about = {"stage": number, "method": method}
+        self._evaluator, self._scorer, self._guards = evaluator, scorer, guards
+        self._started = self._since = time.monotonic()
+        self._elsewhere = 0.0  # seconds that evaluations took
+        self._tokens = 0
+        self.first: Evaluation | None = None
+        self.last: Evaluation | None = None
+        self.stopped: Alarm | None = None
+        self.kept = 0
+        self._best: dict[str, Tensor] = {}
+        self._best_score = float("-inf")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_kwargs: Any) -> None:
+        """Measure where the stage begins."""
+        del args, control
+        self._evaluate(state, model)
+        self._started = self._since = time.monotonic()
+        self._elsewhere = 0.0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_kwargs: Any) -> None:
+        """Tell of a step."""
+        del args
+        if not logs or "loss" not in logs:
+            return
+        now = time.monotonic()
+        left = (now - self._started - self._elsewhere) / state.global_step * (state.max_steps - state.global_step)
+        values = {
+            "step": state.global_step,
+            "steps": state.max_steps,
+            "loss": float(logs["loss"]),
+            "learning_rate": float(logs["learning_rate"]),
+            "gradient_norm": float(logs.get("grad_norm", 0.0)),
+            **self._scorer.metrics(),
+        }
+        values |= self._pace(now) | {"seconds_left": round(left, 1), "memory_mb": memory_mb()}
+        record("step", self._about | _storable(values))
+        shown = " · ".join(f"{name} {values[name]:.3g}" for name in SHOWN if isinstance(values.get(name), int | float))
+        say(f"{self._about['method']} step {state.global_step}/{state.max_steps} · {shown} · {left:.0f} s left")
+        if self._guards and (alarm := guard.not_a_number(state.global_step, values["loss"])):
+            self._tell(alarm, state, control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_kwargs: Any) -> None:
+        """Measure where it is time to."""
+        del args
+        interval = -(-state.max_steps // EVALUATIONS)
+        if state.global_step % interval and state.global_step != state.max_steps:
+            return
+        for alarm in self._evaluate(state, model):
+            if self._guards:
+                self._tell(alarm, state, control)
+
+    def restore(self, model: Any) -> None:
+        """Go back to the best step."""
+        set_peft_model_state_dict(model, self._best)
+
+    def _evaluate(self, state: Any, model: Any) -> list[Alarm]:
+        began = time.monotonic()
+        self.last = self._evaluator.evaluate(state.global_step)
+        self.first = self.first or self.last
+        found = list(guard.alarms(self.first, self.last))
+        self._remember(model, found)
+        values = asdict(self.last)
+        probes = values.pop("probes")
+        record("evaluation", self._about | _storable(values))
+        for probe in probes:
+            record("probe", self._about | {"step": self.last.step} | _storable(probe))
+        taken = time.monotonic() - began
+        self._elsewhere += taken
+        self._since += taken
+        return found
+
+    def _remember(self, model: Any, found: list[Alarm]) -> None:
+        assert self.last is not None  # noqa: S101 - it was just made
+        score = self.last.margin if self.last.margin is not None else self.last.chosen_logp
+        if not found and score is not None and score > self._best_score:
+            self._best_score, self.kept = score, self.last.step
+            weights = get_peft_model_state_dict(model)
+            self._best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+
+    def _tell(self, alarm: Alarm, state: Any, control: Any) -> None:
+        record("alarm", self._about | {"step": state.global_step} | asdict(alarm))
+        say(f"guard: {alarm.text}" + (f"; stopped, step {self.kept} is kept" if alarm.stops else ""))
+        if alarm.stops and self.stopped is None:
+            self.stopped = alarm
+            control.should_training_stop = True
+
+    def _pace(self, now: float) -> dict[str, float]:
+        """The seconds since the last step, without evaluations, and the tokens learnt from in each of them."""
+        tokens, since = self._scorer.tokens - self._tokens, now - self._since
+        self._tokens, self._since = self._scorer.tokens, now
+        return {"seconds": round(since, 3), "tokens_per_second": round(tokens / max(since, 1e-9), 1)}
+
+
+SHOWN = ("loss", "learning_rate", "accuracy", "margin", "chosen_logp", "rejected_logp")
+
+
+def memory_mb() -> int:
+    """The most memory that was held so far: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() / MEGABYTE)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE)
+
+
+def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN: what is no number is written as a text that says so."""
+    return {
+        name: str(value) if isinstance(value, float) and value - value != 0 else value for name, value in values.items()
+    }

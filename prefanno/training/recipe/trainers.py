@@ -1,0 +1,207 @@
+"""TRL's trainer for each method, fed with tokens that prefanno made, and scored by `forward.Scorer`.
+
+The losses are TRL's. `trl.experimental` may change in any release: this is the only place that imports it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
+from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from prefanno.training.config import RunConfig
+from prefanno.training.methods import METHODS
+from prefanno.training.recipe.examples import Example
+from prefanno.training.recipe.forward import Scorer
+
+Row = dict[str, Any]
+
+
+def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, config: RunConfig) -> tuple[Any, Scorer]:
+    """A trainer that goes once through the examples in this order, and what scores its batches."""
+    pairs = METHODS[stage["method"]].pairs
+    rows = [(_pair if pairs else _single)(example) for example in order]
+    make: dict[str, Any] = {"sft": _sft, "simpo": _simpo, "dpo": _dpo, "orpo": _orpo, "kto": _kto}
+    made = make[stage["method"]](
+        stage,
+        _arguments(stage, config),
+        model=model,
+        train_dataset=_dataset(rows),
+        processing_class=tokenizer,
+    )
+    made.scorer = scorer = Scorer(model.get_base_model(), pairs=pairs)
+    if pairs:
+        scorer.shares_rightly(scored(made, order[:1]))
+    return made, scorer
+
+
+def scored(trainer: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Pairs as one batch, as the model gets them: input_ids, attention_mask and labels, (2 × pairs, length) each."""
+    batch = _collator(trainer.processing_class)([_pair(example) for example in examples])
+    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
+    return {name: tensor.to(trainer.args.device) for name, tensor in (batch | {"labels": labels}).items()}
+
+
+class SimPOTrainer(CPOTrainer):
+    """TRL's, on tokens, and without logits of a whole batch."""
+
+    def tokenize_row(self, feature: Row, _model: Any = None) -> Row:
+        """They are tokens already."""
+        return feature
+
+    def concatenated_forward(self, model: Any, batch: Row) -> Any:
+        """Mean log-probabilities of both sides, nothing in place of their logits, and the NLL of the chosen replies."""
+        return _both_sides(model, batch)
+
+
+class TokenORPOTrainer(ORPOTrainer):
+    """TRL's, on tokens, with the NLL of the chosen reply alone, as in the paper: TRL's own has the prompt's, too."""
+
+    def tokenize_row(self, feature: Row, _model: Any = None) -> Row:
+        """They are tokens already."""
+        return feature
+
+    def concatenated_forward(self, model: Any, batch: Row) -> Any:
+        """As `SimPOTrainer`."""
+        return _both_sides(model, batch)
+
+
+class TokenDPOTrainer(DPOTrainer):
+    """TRL's, on tokens."""
+
+    def _prepare_dataset(self, dataset: Any, *_others: Any) -> Any:
+        return dataset
+
+
+class TokenKTOTrainer(KTOTrainer):
+    """TRL's, on tokens. Its KL term takes each prompt with the reply to another one of its batch."""
+
+    scorer: Scorer
+
+    def compute_loss(self, model: Any, inputs: Row, *others: Any, **named: Any) -> Any:
+        """The scorer cannot see which replies are good."""
+        self.scorer.good = inputs["label"].tolist()
+        return super().compute_loss(model, inputs, *others, **named)  # type: ignore[no-untyped-call]
+
+    def _prepare_dataset(self, dataset: Any, _processing_class: Any, args: Any, *_others: Any) -> Any:
+        if not self.calculate_KL:
+            return dataset
+        replies, size = dataset["completion_ids"], args.per_device_train_batch_size
+        batches = [replies[start : start + size] for start in range(0, len(replies), size)]
+        return dataset.add_column("KL_completion_ids", [ids for batch in batches for ids in (*batch[-1:], *batch[:-1])])
+
+
+def _both_sides(model: Any, batch: Row) -> tuple[Tensor, ...]:
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    outputs = model(
+        input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, fused_lm_head=True
+    )
+    sums, lengths = outputs.log_probs.sum(dim=1), outputs.label_mask.sum(dim=1)
+    chosen, rejected = (sums / lengths).chunk(2)
+    count = len(chosen)
+    nothing = torch.zeros((), device=sums.device)
+    return chosen, rejected, nothing, nothing, -sums[:count].sum() / lengths[:count].sum()
+
+
+def _sft(_stage: Row, arguments: Row, **given: Any) -> Any:
+    return SFTTrainer(args=SFTConfig(**arguments, completion_only_loss=True, packing=False), **given)
+
+
+def _simpo(stage: Row, arguments: Row, **given: Any) -> Any:
+    """SimPO with an NLL term."""
+    config = CPOConfig(
+        **arguments,
+        loss_type="simpo",
+        beta=stage["beta"],
+        simpo_gamma=stage["gamma"],
+        cpo_alpha=stage["nll_weight"],
+        remove_unused_columns=False,
+    )
+    return SimPOTrainer(args=config, data_collator=_collator(given["processing_class"]), **given)
+
+
+def _dpo(stage: Row, arguments: Row, **given: Any) -> Any:
+    """DPO with an NLL term. TRL copies the adapter as it is now, and that copy is the reference."""
+    losses = {stage["loss"]: 1.0, "sft": stage["nll_weight"]}
+    used = {loss: weight for loss, weight in losses.items() if weight}
+    config = DPOConfig(
+        **arguments,
+        loss_type=list(used),
+        loss_weights=list(used.values()),
+        beta=stage["beta"],
+        label_smoothing=stage["label_smoothing"],
+    )
+    return TokenDPOTrainer(args=config, **given)
+
+
+def _orpo(stage: Row, arguments: Row, **given: Any) -> Any:
+    config = ORPOConfig(**arguments, beta=stage["beta"], remove_unused_columns=False)
+    return TokenORPOTrainer(args=config, data_collator=_collator(given["processing_class"]), **given)
+
+
+def _kto(stage: Row, arguments: Row, **given: Any) -> Any:
+    config = KTOConfig(
+        **arguments,
+        loss_type=stage["loss"],
+        beta=stage["beta"],
+        desirable_weight=stage["desirable_weight"],
+        undesirable_weight=stage["undesirable_weight"],
+    )
+    return TokenKTOTrainer(args=config, **given)
+
+
+def _arguments(stage: Row, config: RunConfig) -> Row:
+    """What every TRL trainer is told. The dataset holds all epochs in their order, so it is gone through once."""
+    return {
+        "output_dir": "checkpoints",
+        "learning_rate": stage["learning_rate"],
+        "num_train_epochs": 1,
+        "train_sampling_strategy": "sequential",
+        "per_device_train_batch_size": stage["batch_size"],
+        "gradient_accumulation_steps": stage["accumulation"],
+        "max_length": config.max_length,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "activation_checkpointing": False,
+        "bf16": False,  # the weights are in bfloat16 already; autocast on top costs time on a CPU and gains nothing
+        "seed": config.seed,
+    }
+
+
+def _pair(example: Example) -> Row:
+    """For a method without pairs the missing side is empty."""
+    return {
+        "prompt_ids": example.prompt_ids,
+        "chosen_ids": example.chosen.ids if example.chosen else [],
+        "rejected_ids": example.rejected.ids if example.rejected else [],
+    }
+
+
+def _single(example: Example) -> Row:
+    """One reply in the shape of SFT and in that of KTO: each takes what it knows."""
+    ((side, reply),) = example.sides.items()
+    return {
+        "input_ids": example.prompt_ids + reply.ids,
+        "completion_mask": [0] * len(example.prompt_ids) + [1] * len(reply.ids),
+        "prompt_ids": example.prompt_ids,
+        "completion_ids": reply.ids,
+        "label": side == "chosen",
+    }
+
+
+def _collator(tokenizer: Any) -> DataCollatorForPreference:
+    return DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
+
+
+def _dataset(rows: list[Row]) -> datasets.Dataset:
+    datasets.disable_progress_bars()
+    return datasets.Dataset.from_list(rows)

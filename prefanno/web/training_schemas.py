@@ -1,0 +1,103 @@
+"""The schemas that validate requests about training; the bounds are those of `training/methods.py`."""
+
+from typing import Any
+
+from marshmallow import ValidationError, fields, validate, validates_schema
+
+from prefanno.training.config import HELD_OUT, LORA, MAX_LENGTH
+from prefanno.training.methods import DATASETS, METHODS, Hyperparameter, fault
+from prefanno.web.fields import REQUIRED, Number, QueryWhole, StrictSchema, Text, Truth, Whole, at_most, between, one_of
+from prefanno.web.schemas import LIST, MAX_ID, MAX_SEED, CharacterSchema
+
+
+def _field(one: Hyperparameter) -> fields.Field[Any]:
+    kind: type[fields.Field[Any]] = {int: Whole, float: Number, str: Text}[type(one.default)]
+    return kind(metadata={"description": one.source})
+
+
+HyperparametersSchema = StrictSchema.from_dict(
+    {name: _field(one) for method in METHODS.values() for name, one in method.hyperparameters.items()},
+    name="HyperparametersSchema",
+)
+
+
+class StageSchema(StrictSchema):
+    """One stage: a method, the dataset it learns from, and its hyperparameters; those left out have their defaults."""
+
+    method = Text(required=True, validate=one_of(*METHODS))
+    dataset = Text(validate=one_of(*DATASETS))
+    hyperparameters = fields.Nested(HyperparametersSchema, load_default=dict, allow_none=False, error_messages=REQUIRED)
+
+    @validates_schema
+    def fits_the_method(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        """The dataset is one that the method can learn from, and the hyperparameters are its own, within bounds."""
+        method = METHODS[data["method"]]
+        if (dataset := data.get("dataset")) is not None and dataset not in method.datasets:
+            raise ValidationError(f"{data['method']} 只能使用：{'、'.join(method.datasets)}", "dataset")
+        faults = {
+            name: [found[1]]
+            for name, value in data["hyperparameters"].items()
+            if (found := fault(data["method"], name, value))
+        }
+        if faults:
+            raise ValidationError({"hyperparameters": faults})
+        given = {**method.defaults, **data["hyperparameters"]}
+        if given.get("loss") == "exo_pair" and not given["label_smoothing"]:
+            raise ValidationError({"hyperparameters": {"label_smoothing": ["loss 为 exo_pair 时必须大于 0"]}})
+        if given.get("loss") == "kto" and given["batch_size"] == 1:
+            raise ValidationError({"hyperparameters": {"batch_size": ["loss 为 kto 时必须大于 1"]}})
+
+
+class LoraSchema(StrictSchema):
+    """The adapter's shape, of a fresh one."""
+
+    r = Whole(load_default=LORA["r"], validate=between(1, 256))
+    alpha = Whole(load_default=LORA["alpha"], validate=between(1, 1024))
+    dropout = Number(load_default=LORA["dropout"], validate=between(0.0, 0.9))
+
+
+class PlanSchema(CharacterSchema):
+    """`POST /api/train/check`: what a run would be told; without stages those that the data call for."""
+
+    stages = fields.List(
+        fields.Nested(StageSchema, error_messages=REQUIRED),
+        load_default=None,
+        allow_none=False,
+        validate=validate.Length(min=1, max=8, error="必须有 {min} 到 {max} 个"),
+        error_messages=LIST,
+    )
+    adapter = Text(load_default=None, allow_none=False, validate=at_most(200))
+    lora = fields.Nested(LoraSchema, load_default=dict, allow_none=False, error_messages=REQUIRED)
+    max_length = Whole(load_default=MAX_LENGTH, validate=between(16, 131_072))
+    seed = Whole(load_default=0, validate=between(0, MAX_SEED))
+    held_out = Number(load_default=HELD_OUT, validate=between(0.0, 0.5))
+    guard = Truth(load_default=True)
+
+    @validates_schema
+    def one_shape(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        """An adapter that a run goes on from has its own shape."""
+        if data["adapter"] is not None and data["lora"]:
+            raise ValidationError("继续训练已有 adapter 时不能提供", "lora")
+
+
+class StartSchema(PlanSchema):
+    """`POST /api/train/start`; `rebuild` is the id of a run that is trained again as it was."""
+
+    rebuild = Whole(load_default=None, allow_none=False, validate=between(1, MAX_ID))
+    unload_model = Truth(load_default=False)
+    reload_model = Truth(load_default=False)
+
+    @validates_schema(pass_original=True)
+    def rebuilt_as_it_was(self, data: dict[str, Any], given: dict[str, Any], **_kwargs: Any) -> None:
+        """A run that is rebuilt has its own plan."""
+        others = given.keys() - {"rebuild", "unload_model", "reload_model"}
+        if data["rebuild"] is not None and others:
+            raise ValidationError({name: ["不能与 rebuild 同时提供"] for name in others})
+
+
+class MetricsSchema(StrictSchema):
+    """`GET /api/train/metrics`: the next page is after `next` of this one; without `run` of the last run."""
+
+    run = QueryWhole(load_default=None, allow_none=False)
+    after = QueryWhole(load_default=0)
+    limit = QueryWhole(load_default=1000, validate=between(1, 10_000))

@@ -1,0 +1,125 @@
+"""Rows → examples, their order in training, and those kept back."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefanno.prompting import conversation
+from prefanno.rows import Row
+from prefanno.training.recipe.examples import ENOUGH, MOST, Example, held_out, of_row, scheduled
+from tests.properties import unhurried
+from tests.test_prompting import QWEN
+from tests.tiny import CHATML
+from tests.training.recipe.rows import PERSONA, Thoughts, row, template
+
+FORMS = {"chatml": template(CHATML), "qwen": template(QWEN)}
+each_form = pytest.mark.parametrize("form", FORMS)
+
+
+def _one(given_row: Row, method: str, form: str) -> Example:
+    (example,) = of_row(1, given_row, method, FORMS[form])
+    return example
+
+
+def _example(prompt: str = "p", weight: float = 1.0, line: int = 1) -> Example:
+    return Example(line, prompt, [1], None, None, weight, row("a", "b").created_at)
+
+
+@each_form
+@pytest.mark.parametrize("thoughts", [("A guest!", "A user."), (None, None)])
+def test_a_pair_is_rendered_as_the_model_is_asked(form: str, thoughts: Thoughts) -> None:
+    """Training sees the very prompt that generating makes, and after it thought, closing tag, reply and end."""
+    example = _one(row("I am Li.", "I am an AI.", thoughts), "simpo", form)
+    asked = FORMS[form].prompt(conversation(PERSONA, [], "Who are you?"), thinking=thoughts[0] is not None)
+    assert example.prompt == asked and not example.one_sided
+    before = [f"{thought}\n</think>\n\n" if thought else "" for thought in thoughts]
+    assert example.chosen and example.chosen.text == f"{before[0]}I am Li.<|im_end|>"
+    assert example.rejected and example.rejected.text == f"{before[1]}I am an AI.<|im_end|>"
+    assert FORMS[form].tokenizer.decode(example.prompt_ids + example.chosen.ids) == asked + example.chosen.text
+
+
+@each_form
+@pytest.mark.parametrize("thoughts", [("A riddle.", None), (None, "Duty.")])
+def test_a_thought_on_one_side_only_is_not_trained(form: str, thoughts: Thoughts) -> None:
+    """A pair with one thought is trained without it, else thinking itself would be preferred; the example says so."""
+    example = _one(row("I am Li.", "I am an AI.", thoughts), "simpo", form)
+    assert example.one_sided
+    assert [reply.text for reply in example.sides.values()] == ["I am Li.<|im_end|>", "I am an AI.<|im_end|>"]
+
+
+@each_form
+def test_a_conversation_teaches_each_of_its_replies(form: str) -> None:
+    """SFT learns every reply that has a question before it, each after the turns before it, and the last thought."""
+    context = [
+        {"role": "assistant", "content": "Welcome!"},
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": "Ho!"},
+    ]
+    talk = row("I am Li.", None, ("Fun.", None), mode="multi", context=context)
+    earlier, last = of_row(1, talk, "sft", FORMS[form])
+    assert earlier.chosen and earlier.chosen.text == "Ho!<|im_end|>"
+    assert earlier.prompt == FORMS[form].prompt(conversation(PERSONA, context[:1], "Hi?"), thinking=False)  # type: ignore[arg-type]
+    assert last.chosen and last.chosen.text == "Fun.\n</think>\n\nI am Li.<|im_end|>"
+
+
+def test_methods_take_the_sides_they_learn_from() -> None:
+    """KTO takes each side of a pair by itself, SFT the chosen one; a bad reply alone teaches SFT nothing."""
+    pair, bad = row("A.", "B."), row(None, "B.")
+    form = FORMS["chatml"]
+    assert [list(one.sides) for one in of_row(1, pair, "kto", form)] == [["chosen"], ["rejected"]]
+    assert [list(one.sides) for one in of_row(1, pair, "sft", form)] == [["chosen"]]
+    assert [list(one.sides) for one in of_row(1, bad, "kto", form)] == [["rejected"]]
+    assert list(of_row(1, bad, "sft", form)) == []
+
+
+def test_each_epoch_has_every_example_once_in_another_order() -> None:
+    """Examples of weight 1 come once in each epoch, shuffled by the seed: the same seed, the same order."""
+    examples = [_example(line=line) for line in range(20)]
+    order = [example.line for example in scheduled(examples, 3, 0)]
+    epochs = [order[start : start + 20] for start in (0, 20, 40)]
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs) and epochs[0] != epochs[1]
+    assert order == [example.line for example in scheduled(examples, 3, 0)]
+    assert order != [example.line for example in scheduled(examples, 3, 1)]
+
+
+@unhurried
+@given(
+    st.lists(st.sampled_from([1.0, 0.5, 1 / 3, 1 / 6]), min_size=1, max_size=30), st.integers(1, 8), st.integers(0, 99)
+)
+def test_an_example_comes_as_often_as_its_weight_says(weights: list[float], epochs: int, seed: int) -> None:
+    """Over all epochs each example comes its weight times the epochs, to the next whole number up or down."""
+    order = scheduled([_example(weight=weight, line=line) for line, weight in enumerate(weights)], epochs, seed)
+    came = Counter(example.line for example in order)
+    if sum(came.values()) == len(weights) and max(weights) * epochs < 1:
+        return  # so few that all are taken once
+    assert all(abs(came[line] - weight * epochs) < 1 + 1e-6 for line, weight in enumerate(weights))
+
+
+@pytest.mark.parametrize("epochs", [0.1, 0.5, 2.5])
+def test_a_part_of_an_epoch_takes_a_part_of_the_examples(epochs: float) -> None:
+    """Half an epoch has about half of the examples; and something is always left to train on."""
+    order = scheduled([_example(line=line) for line in range(200)], epochs, 0)
+    assert abs(len(order) - 200 * epochs) < 30
+    assert len(scheduled([_example(weight=0.1)], 0.1, 0)) == 1
+
+
+def test_no_prompt_is_on_both_sides() -> None:
+    """What is kept back has prompts of its own, about the share asked for, never more than the most."""
+    examples = [_example(f"prompt {number // 3}", line=number) for number in range(90)]
+    learnt, kept = held_out(examples, 0.1, 0)
+    assert len(learnt) + len(kept) == 90 and 9 <= len(kept) <= 11
+    assert not {one.prompt for one in learnt} & {one.prompt for one in kept}
+    many = [_example(f"prompt {number}", line=number) for number in range(3000)]
+    assert len(held_out(many, 0.1, 0)[1]) == MOST
+
+
+def test_of_few_rows_none_is_kept_back() -> None:
+    """Below `ENOUGH` examples, with one prompt only, or where no share is asked for, all are trained on."""
+    few = [_example(f"prompt {number}") for number in range(ENOUGH - 1)]
+    assert held_out(few, 0.5, 0) == (few, [])
+    alike = [_example() for _ in range(100)]
+    assert held_out(alike, 0.5, 0) == (alike, [])
+    enough = [_example(f"prompt {number}") for number in range(ENOUGH)]
+    assert held_out(enough, 0.0, 0) == (enough, []) and held_out(enough, 0.1, 0)[1]

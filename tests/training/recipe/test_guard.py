@@ -1,0 +1,59 @@
+"""The guard's rules, on numbers and texts."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from prefanno.training.recipe.guard import Evaluation, Probe, alarms, not_a_number, repeated_4grams
+
+WELL = "I keep the second-hand books in order, and the riddles in my head, dear guest."
+LOOP = "I am Li I am Li I am Li I am Li I am Li I am Li I am Li"
+PROBE = Probe("Who are you?", WELL, 20, -1.0)
+START = Evaluation(0, "held_out", -1.7, -1.9, 0.2, 0.6, [PROBE])
+
+
+def _found(now: Evaluation) -> list[tuple[str, bool]]:
+    return [(alarm.code, alarm.stops) for alarm in alarms(START, now)]
+
+
+def test_a_model_that_learns_raises_no_alarm() -> None:
+    """The control: likelier chosen replies, less likely rejected ones, other words of about the same length."""
+    probe = replace(PROBE, reply="Li, at your service! Which riddle shall it be today?", tokens=14, base_logp=-2.0)
+    assert _found(replace(START, step=9, chosen_logp=-1.5, rejected_logp=-3.0, margin=1.5, probes=[probe])) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "probe", "expected"),
+    [
+        ({"chosen_logp": -2.0}, {}, [("chosen_falls", False)]),
+        ({"chosen_logp": -2.3}, {}, [("chosen_falls", True)]),
+        ({"chosen_logp": math.nan}, {}, [("chosen_falls", True)]),
+        ({}, {"base_logp": -3.0}, [("broken_words", False)]),
+        ({}, {"base_logp": -4.0}, [("broken_words", True)]),
+        ({}, {"reply": LOOP}, [("repetition", True)]),
+        ({}, {"tokens": 70}, [("length_drift", False)]),
+        ({}, {"tokens": 140}, [("length_drift", True)]),
+        ({}, {"tokens": 1}, [("length_drift", False)]),
+    ],
+)
+def test_each_rule_warns_and_then_stops(
+    changes: dict[str, float], probe: dict[str, object], expected: list[tuple[str, bool]]
+) -> None:
+    """What has become worse is named; it stops the run where it is much worse, or no number."""
+    assert _found(replace(START, step=9, probes=[replace(PROBE, **probe)], **changes)) == expected  # type: ignore[arg-type]
+
+
+def test_a_loss_that_is_no_number_stops_the_run() -> None:
+    """NaN and infinity stop at once, any finite loss does not."""
+    assert not_a_number(3, 2.5) is None
+    for loss in (math.nan, math.inf):
+        alarm = not_a_number(3, loss)
+        assert alarm is not None and alarm.stops and "learning rate" in alarm.text
+
+
+def test_repetition_is_told_in_any_script() -> None:
+    """The share of 4-grams seen before: none in a sentence or a short text, most in a loop, also in Chinese."""
+    assert repeated_4grams(WELL) == 0.0 and repeated_4grams("Li.") == 0.0
+    assert repeated_4grams(LOOP) > 0.7 and repeated_4grams("我是离我是离我是离我是离我是离") > 0.5
+    assert repeated_4grams("你是谁我叫离是这家旧书店的店员") == 0.0
