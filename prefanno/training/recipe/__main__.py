@@ -91,7 +91,6 @@ def _stage(number: int, model: Any, tokenizer: Any, checked: Checked, config: Ru
     scorer.remove()
     if "ref" in model.peft_config:  # TRL's copy of the adapter, which was the stage's reference
         model.delete_adapter("ref")
-    assert progress.first is not None and progress.last is not None  # noqa: S101, PT018 - it was trained
     return {
         "method": stage["method"],
         "examples": len(learnt),
@@ -99,8 +98,8 @@ def _stage(number: int, model: Any, tokenizer: Any, checked: Checked, config: Ru
         "steps": made.state.global_step,
         "kept_step": progress.kept if progress.stopped else made.state.global_step,
         "guard": progress.stopped.text if progress.stopped else None,
-        "before": asdict(progress.first),
-        "after": asdict(progress.last),
+        "before": asdict(progress.evaluations[0]),
+        "after": asdict(progress.evaluations[-1]),
     }
 
 

@@ -12,19 +12,22 @@ from prefanno.training.recipe.examples import Example
 from prefanno.training.recipe.guard import Evaluation, Probe
 from prefanno.training.recipe.trainers import scored
 
-PROBES = 3
+PROBES = 4
 PROBE_TOKENS = 48
+SAMPLING = {"temperature": 0.85, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.15}  # as candidates are by default
 ROWS = 8  # of the training rows, where none are held out
 
 
 class Evaluator:
-    """Measures one stage's model, always by the same rows and prompts."""
+    """Measures one stage's model, always by the same rows, prompts and dice."""
 
     def __init__(self, trainer: Any, train: Sequence[Example], held_out: Sequence[Example], seed: int) -> None:
         self._trainer = trainer
-        self._on = "held_out" if held_out else "train"
+        self._on, self._seed = "held_out" if held_out else "train", seed
         dice = random.Random(seed)  # noqa: S311 - a choice of rows, no secret
         self._rows = list(held_out) or dice.sample(list(train), min(ROWS, len(train)))
+        replies = [example.chosen for example in train if example.chosen]
+        self.usual_length = fmean(len(reply.ids) for reply in replies) if replies else 0.0
         prompts = {example.prompt: example for example in (*held_out, *train)}
         self._probes = dice.sample(list(prompts.values()), min(PROBES, len(prompts)))
 
@@ -67,24 +70,23 @@ class Evaluator:
         return chosen, rejected
 
     def _replies(self) -> list[Probe]:
-        """Greedy replies to the probes: sampling would differ from one evaluation to the next by itself."""
+        """Replies as a person would get them, by the same dice each time: greedy ones run in circles by themselves."""
         tokenizer, model = self._trainer.processing_class, self._trainer.model
         prompts = [example.prompt_ids for example in self._probes]
         longest = max(map(len, prompts))
         pad = tokenizer.pad_token_id
         ids = _tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], model.device)
         mask = _tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], model.device)
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=PROBE_TOKENS,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
-            pad_token_id=pad,
-        )
+        with torch.random.fork_rng():  # the training's own dice shall not notice
+            torch.manual_seed(self._seed)
+            written = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=PROBE_TOKENS,
+                do_sample=True,
+                pad_token_id=pad,
+                **SAMPLING,
+            )
         ends = _ends(model, tokenizer)
         replies = [_until_end(row[longest:], ends) for row in written.tolist()]
         likely = self._base_log_probs(prompts, replies)

@@ -13,10 +13,10 @@ from statistics import fmean
 
 IDEOGRAPH = r"[\u3040-\u30ff\u3400-\u9fff]"  # a word by itself: Chinese and Japanese have no spaces
 WORD = re.compile(rf"{IDEOGRAPH}|(?:(?!{IDEOGRAPH})\w)+(?:'\w+)*")
-FALLEN = (0.25, 0.5)  # nats for each token that the chosen replies may lose: to warn, to stop
-UNLIKELY = (1.5, 2.5)  # nats for each token that the probes' replies may lose in the base model's eyes
+FALLEN = (0.1, 0.25)  # nats for each token that the chosen replies may lose from their best: to warn, to stop
+UNLIKELY = (2.0, 3.0)  # nats for each token that the probes' replies may lose in the base model's eyes
 REPEATED = (0.1, 0.25)  # more of the probes' 4-grams that repeat
-LONGER = (3.0, 6.0)  # times the probes' replies may be longer, or shorter
+LONGER = (3.0, 6.0)  # times the probes' replies may be longer, or shorter, than before and than the chosen ones
 SHORTEST = 4  # tokens; below that a ratio says nothing
 
 
@@ -55,18 +55,23 @@ class Alarm:
     text: str
 
 
-def alarms(start: Evaluation, now: Evaluation) -> Iterator[Alarm]:
-    """What has become worse between the two evaluations by more than it may."""
-    if start.chosen_logp is not None and now.chosen_logp is not None:
-        fallen = start.chosen_logp - now.chosen_logp
+def alarms(evaluations: Sequence[Evaluation], usual: float) -> Iterator[Alarm]:
+    """What has become worse, in the last of a stage's evaluations, by more than it may.
+
+    `usual` is the mean length of the chosen replies, in tokens: to come nearer to it is no drift.
+    """
+    *_, now = evaluations
+    likely = [one.chosen_logp for one in evaluations if one.chosen_logp is not None]
+    if likely:
+        best = max(likely, key=lambda value: -math.inf if math.isnan(value) else value)
         yield from _over(
             "chosen_falls",
-            fallen,
+            best - likely[-1],
             FALLEN,
-            f"the chosen replies have become less likely: {start.chosen_logp:.2f} → {now.chosen_logp:.2f} nats a token",
+            f"the chosen replies have become less likely: {best:.2f} → {likely[-1]:.2f} nats a token",
         )
-    if start.probes and now.probes:
-        yield from _of_replies(start.probes, now.probes)
+    if now.probes:
+        yield from _of_replies(evaluations[0].probes, now.probes, usual)
 
 
 def not_a_number(step: int, loss: float) -> Alarm | None:
@@ -83,7 +88,7 @@ def repeated_4grams(text: str) -> float:
     return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
 
 
-def _of_replies(start: Sequence[Probe], now: Sequence[Probe]) -> Iterator[Alarm]:
+def _of_replies(start: Sequence[Probe], now: Sequence[Probe], usual: float) -> Iterator[Alarm]:
     unlikely = fmean(probe.base_logp for probe in start) - fmean(probe.base_logp for probe in now)
     yield from _over(
         "broken_words",
@@ -101,7 +106,7 @@ def _of_replies(start: Sequence[Probe], now: Sequence[Probe]) -> Iterator[Alarm]
     long, longer = (max(fmean(probe.tokens for probe in probes), SHORTEST) for probes in (start, now))
     yield from _over(
         "length_drift",
-        max(longer / long, long / longer),
+        min(max(longer / one, one / longer) for one in (long, max(usual, SHORTEST))),
         LONGER,
         f"the replies to the probes have changed in length: {long:.0f} → {longer:.0f} tokens",
     )

@@ -24,7 +24,7 @@ from prefanno.training.recipe.forward import Scorer
 from prefanno.training.recipe.guard import Alarm, Evaluation
 
 METRICS = Path("metrics.jsonl")
-EVALUATIONS = 6  # in a stage, beside the one before its first step
+EVALUATIONS, APART = 6, 8  # in a stage, beside the one before its first step; steps between them at least
 MEGABYTE = 1 << 20
 
 
@@ -52,8 +52,7 @@ class Progress(TrainerCallback):
         self._started = self._since = time.monotonic()
         self._elsewhere = 0.0  # seconds that evaluations took
         self._tokens = 0
-        self.first: Evaluation | None = None
-        self.last: Evaluation | None = None
+        self.evaluations: list[Evaluation] = []
         self.stopped: Alarm | None = None
         self.kept = 0
         self._best: dict[str, Tensor] = {}
@@ -91,7 +90,7 @@ class Progress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_kwargs: Any) -> None:
         """Measure where it is time to."""
         del args
-        interval = -(-state.max_steps // EVALUATIONS)
+        interval = max(APART, -(-state.max_steps // EVALUATIONS))
         if state.global_step % interval and state.global_step != state.max_steps:
             return
         for alarm in self._evaluate(state, model):
@@ -104,25 +103,24 @@ class Progress(TrainerCallback):
 
     def _evaluate(self, state: Any, model: Any) -> list[Alarm]:
         began = time.monotonic()
-        self.last = self._evaluator.evaluate(state.global_step)
-        self.first = self.first or self.last
-        found = list(guard.alarms(self.first, self.last))
-        self._remember(model, found)
-        values = asdict(self.last)
+        now = self._evaluator.evaluate(state.global_step)
+        self.evaluations.append(now)
+        found = list(guard.alarms(self.evaluations, self._evaluator.usual_length))
+        self._remember(model, now, found)
+        values = asdict(now)
         probes = values.pop("probes")
         record("evaluation", self._about | _storable(values))
         for probe in probes:
-            record("probe", self._about | {"step": self.last.step} | _storable(probe))
+            record("probe", self._about | {"step": now.step} | _storable(probe))
         taken = time.monotonic() - began
         self._elsewhere += taken
         self._since += taken
         return found
 
-    def _remember(self, model: Any, found: list[Alarm]) -> None:
-        assert self.last is not None  # noqa: S101 - it was just made
-        score = self.last.margin if self.last.margin is not None else self.last.chosen_logp
+    def _remember(self, model: Any, now: Evaluation, found: list[Alarm]) -> None:
+        score = now.margin if now.margin is not None else now.chosen_logp
         if not found and score is not None and score > self._best_score:
-            self._best_score, self.kept = score, self.last.step
+            self._best_score, self.kept = score, now.step
             weights = get_peft_model_state_dict(model)
             self._best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 

@@ -10,11 +10,12 @@ from prefanno.training.recipe.guard import Evaluation, Probe, alarms, not_a_numb
 WELL = "I keep the second-hand books in order, and the riddles in my head, dear guest."
 LOOP = "I am Li I am Li I am Li I am Li I am Li I am Li I am Li"
 PROBE = Probe("Who are you?", WELL, 20, -1.0)
+USUAL = 20.0
 START = Evaluation(0, "held_out", -1.7, -1.9, 0.2, 0.6, [PROBE])
 
 
 def _found(now: Evaluation) -> list[tuple[str, bool]]:
-    return [(alarm.code, alarm.stops) for alarm in alarms(START, now)]
+    return [(alarm.code, alarm.stops) for alarm in alarms([START, now], USUAL)]
 
 
 def test_a_model_that_learns_raises_no_alarm() -> None:
@@ -26,11 +27,11 @@ def test_a_model_that_learns_raises_no_alarm() -> None:
 @pytest.mark.parametrize(
     ("changes", "probe", "expected"),
     [
-        ({"chosen_logp": -2.0}, {}, [("chosen_falls", False)]),
-        ({"chosen_logp": -2.3}, {}, [("chosen_falls", True)]),
+        ({"chosen_logp": -1.85}, {}, [("chosen_falls", False)]),
+        ({"chosen_logp": -2.0}, {}, [("chosen_falls", True)]),
         ({"chosen_logp": math.nan}, {}, [("chosen_falls", True)]),
-        ({}, {"base_logp": -3.0}, [("broken_words", False)]),
-        ({}, {"base_logp": -4.0}, [("broken_words", True)]),
+        ({}, {"base_logp": -3.5}, [("broken_words", False)]),
+        ({}, {"base_logp": -4.5}, [("broken_words", True)]),
         ({}, {"reply": LOOP}, [("repetition", True)]),
         ({}, {"tokens": 70}, [("length_drift", False)]),
         ({}, {"tokens": 140}, [("length_drift", True)]),
@@ -42,6 +43,20 @@ def test_each_rule_warns_and_then_stops(
 ) -> None:
     """What has become worse is named; it stops the run where it is much worse, or no number."""
     assert _found(replace(START, step=9, probes=[replace(PROBE, **probe)], **changes)) == expected  # type: ignore[arg-type]
+
+
+def test_the_chosen_replies_are_held_against_their_best() -> None:
+    """What was gained and lost again is a fall, too: pure SimPO ends above where it began, in broken text."""
+    evaluations = [replace(START, step=step, chosen_logp=value) for step, value in ((0, -3.1), (11, -2.4), (22, -2.7))]
+    assert [(alarm.code, alarm.stops) for alarm in alarms(evaluations, USUAL)] == [("chosen_falls", True)]
+    assert list(alarms(evaluations[:2], USUAL)) == []
+
+
+def test_coming_nearer_to_the_data_is_no_drift() -> None:
+    """Where the chosen replies are short, short replies are what was asked for."""
+    now = replace(START, step=9, probes=[replace(PROBE, tokens=5)])
+    assert list(alarms([START, now], 6.0)) == []
+    assert [alarm.code for alarm in alarms([START, now], USUAL)] == ["length_drift"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:
