@@ -89,7 +89,7 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     config = prepared(tmp_path, tmp_path, PAIRS)
     stage = absolute(tmp_path, config.stages[0])
     file = Path(stage["file"])
-    file.write_text(file.read_text().replace('"from": "human"', '"from": "nobody"', 1))
+    file.write_text(file.read_text().replace('"from":"human"', '"from":"nobody"', 1))
     checked = check(stage, template(SHAPES[0].jinja), 512)
     assert [finding.code for finding in checked.findings] == ["unreadable"]
     assert "nobody" in checked.findings[0].detail and len(checked.examples) == 2
