@@ -1,0 +1,158 @@
+"""Does training generalize? Real pairs, cross-validated: the margin and the chosen replies on pairs that were held out.
+
+    PAIRS_JSON=… python -m benchmarks.preference [method] [--set name=value …] [--seeds 3] [--folds 4]
+
+The pairs that fit 512 tokens are split into folds by prompt. For each seed and fold an adapter is trained on the others
+by the recipe, with the defaults or what --set says, and the pairs of the fold are scored with and without it. Printed
+are the mean change of the margin (chosen − rejected, nats for each token) with a 95 % interval by a bootstrap over the
+pairs, each with the mean of its seeds, and that of the chosen replies.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import direct
+from benchmarks.training import LONGEST, given_pairs, rows, written
+from prefanno.prompting import ChatTemplate
+from prefanno.rows import Row
+from prefanno.training.config import RunConfig, asked
+from prefanno.training.recipe.examples import Example, held_out
+from prefanno.training.recipe.preflight import check
+
+DRAWS = 10_000
+Scores = list[tuple[float, float]]  # chosen and rejected, nats for each token
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", nargs="?", default="simpo")
+    parser.add_argument("--set", dest="values", action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=4)
+    options = parser.parse_args()
+    print(direct.machine())
+    stages = asked([options.method], options.values)
+    given = fitting(rows(given_pairs()))
+    folds = split(given, options.folds)
+    changes: list[list[tuple[float, float]]] = [[] for _ in given]
+    places = {id(row): place for place, row in enumerate(given)}
+    for seed in range(options.seeds):
+        for number, fold in enumerate(folds):
+            started = time.monotonic()
+            learnt = [row for other in folds if other is not fold for row in other]
+            before, after = _trained(learnt, fold, stages, seed)
+            for row, (chosen, rejected), (now, worse) in zip(fold, before, after, strict=True):
+                changes[places[id(row)]].append(((now - worse) - (chosen - rejected), now - chosen))
+            took = time.monotonic() - started
+            print(
+                f"seed {seed}, fold {number + 1}: {took:.0f} s, {_means(before)} → {_means(after)}",
+                file=sys.stderr,
+                flush=True,
+            )
+    margins, chosen_changes = ([statistics.fmean(one[part] for one in each) for each in changes] for part in (0, 1))
+    print(f"| {options.method} {' '.join(options.values)}, {len(given)} pairs | change | 95 % interval |")
+    print("| --- | --- | --- |")
+    for name, values in (("margin", margins), ("chosen log-probability", chosen_changes)):
+        low, high = interval(values)
+        print(f"| {name} | {statistics.fmean(values):+.4f} | {low:+.4f} to {high:+.4f} |")
+
+
+def fitting(given: Sequence[Row]) -> list[Row]:
+    """The rows that preflight leaves."""
+    with tempfile.TemporaryDirectory() as folder:
+        left = {tuple(reply.content for reply in one.sides.values()) for one in _examples(Path(folder), given)}
+    return [row for row in given if (row.chosen, row.rejected) in left]
+
+
+def split(given: Sequence[Row], folds: int) -> list[list[Row]]:
+    """Into folds, so that no prompt is in two of them."""
+    prompts = list(dict.fromkeys((row.human_input, str(row.context)) for row in given))
+    random.Random(0).shuffle(prompts)
+    of = {prompt: place % folds for place, prompt in enumerate(prompts)}
+    return [[row for row in given if of[row.human_input, str(row.context)] == fold] for fold in range(folds)]
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Of the mean, by bootstrap."""
+    dice = random.Random(0)
+    means = sorted(statistics.fmean(dice.choices(values, k=len(values))) for _ in range(DRAWS))
+    return means[int(DRAWS * 0.025)], means[int(DRAWS * 0.975)]
+
+
+def _trained(learnt: Sequence[Row], fold: Sequence[Row], stages: Any, seed: int) -> tuple[Scores, Scores]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        written(folder / "run", learnt, stages)
+        config = json.loads((folder / "run" / "config.json").read_text())
+        (folder / "run" / "config.json").write_text(json.dumps(config | {"seed": seed, "held_out": 0.0}))
+        command = [sys.executable, "-P", "-m", "prefanno.training.recipe", "config.json"]
+        done = subprocess.run(command, cwd=folder / "run", capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise AssertionError(done.stdout + done.stderr)
+        return scored(_examples(folder / "fold", fold), folder / "run" / "adapter")
+
+
+def held_out_of(run: Path) -> list[Example]:
+    """The pairs that a run on the preference dataset holds out, whatever its method."""
+    from prefanno.training.recipe import base
+
+    config = RunConfig(**json.loads((run / "config.json").read_text()))
+    stage = {"method": "simpo", "dataset": "preference", "file": str(run / config.stages[0]["file"])}
+    examples = check(stage, ChatTemplate.of(base.tokenizer(config)), config.max_length).examples
+    return held_out(examples, config.held_out, config.seed)[1]
+
+
+def scored(examples: Sequence[Example], adapter: Path) -> tuple[Scores, Scores]:
+    """Of the base model, and with the adapter."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from prefanno.training.recipe import base
+
+    loaded = AutoModelForCausalLM.from_pretrained(direct.demo(), dtype=base.dtype())
+    model: Any = PeftModel.from_pretrained(loaded, adapter).eval()
+
+    def score(prompt: list[int], reply: list[int]) -> float:
+        logits = model(input_ids=torch.tensor([prompt + reply])).logits[0, len(prompt) - 1 : -1].float()
+        return float(logits.log_softmax(dim=1).gather(1, torch.tensor(reply)[:, None]).mean())
+
+    def scores() -> Scores:
+        sides = [(one.sides["chosen"].ids, one.sides["rejected"].ids) for one in examples]
+        return [
+            (score(one.prompt_ids, good), score(one.prompt_ids, bad))
+            for one, (good, bad) in zip(examples, sides, strict=True)
+        ]
+
+    with torch.no_grad():
+        after = scores()
+        with model.disable_adapter():
+            return scores(), after
+
+
+def _examples(folder: Path, given: Sequence[Row]) -> list[Example]:
+    from prefanno.training.recipe import base
+
+    config = written(folder, given)
+    stage = config.stages[0]
+    template = ChatTemplate.of(base.tokenizer(config))
+    return check(stage | {"file": str(folder / stage["file"])}, template, LONGEST).examples
+
+
+def _means(scores: Scores) -> str:
+    chosen, rejected = (statistics.fmean(pair[side] for pair in scores) for side in (0, 1))
+    return f"chosen {chosen:.3f}, margin {chosen - rejected:.3f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""What a step of training costs, against a bare TRL script on the same rows, seed and settings.
+
+    PAIRS_JSON=… python -m benchmarks.training [rounds] [steps]     SimPO, LoRA r=16, batch 4, at most 512 tokens
+
+Each runs in a process of its own, in turn. Time for a step leaves evaluations and probes out; the peak of memory is the
+whole process's. The losses of the first step are printed, since they must agree. Without PAIRS_JSON it takes the hand-
+written pairs of the taste benchmark, which are short.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks import direct
+from benchmarks.taste import pairs as written_pairs
+from prefanno import snapshot
+from prefanno.prompting import ChatTemplate
+from prefanno.rows import Row, writer
+from prefanno.snapshot import Manifest
+from prefanno.training.config import LORA, RunConfig, stages
+from prefanno.training.recipe.examples import Example, held_out, scheduled
+from prefanno.training.recipe.preflight import check
+
+LONGEST = 512
+RECIPE = ("-P", "-m", "prefanno.training.recipe", "config.json")
+BARE = ("-m", "benchmarks.bare_trl", "bare.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: seconds of each step, from the start of the process to three moments, peak memory, first loss."""
+
+    steps: list[float]
+    first_line: float
+    first_step: float
+    usable: float
+    memory_mb: float
+    loss: float
+
+
+def main() -> None:
+    """Print the table."""
+    rounds, steps = (int(option) for option in [*sys.argv[1:], "5", "6"][:2])
+    print(direct.machine())
+    done: dict[str, list[Run]] = {"bare TRL": [], "prefanno": []}
+    for number in range(rounds):
+        for name, runs in done.items():
+            with tempfile.TemporaryDirectory() as folder:
+                _prepare(Path(folder), steps)
+                runs.append(_bare(Path(folder)) if name == "bare TRL" else _ours(Path(folder)))
+            print(f"round {number + 1}, {name}: {runs[-1]}", file=sys.stderr, flush=True)
+    print(
+        "| SimPO, batch 4 | s a step | to bare TRL | peak MB | to bare TRL "
+        "| first line, s | first step, s | usable, s | loss |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, runs in done.items():
+        print(_row(name, runs, done["bare TRL"]))
+
+
+def rows(source: Sequence[dict[str, Any]]) -> list[Row]:
+    """Pairs of ShareGPT or of the taste benchmark as rows."""
+    return [_row_of(entry) for entry in source]
+
+
+def given_pairs() -> list[dict[str, Any]]:
+    """The pairs of PAIRS_JSON, else the hand-written ones."""
+    path = os.environ.get("PAIRS_JSON")
+    found: list[dict[str, Any]] = json.loads(Path(path).read_text()) if path else written_pairs()
+    return found
+
+
+def written(folder: Path, given: Sequence[Row], asked: Sequence[dict[str, Any]] | None = None) -> RunConfig:
+    """The rows in a run's folder, with the configuration of a run on them, as the server makes it."""
+    (folder / "data").mkdir(parents=True)
+    with writer("sharegpt").writing(folder / "data", "li") as writing:
+        writing.write(given)
+    files = snapshot.described(folder / "data", writing.counts)
+    manifest = Manifest("sharegpt", "li", "", None, files, writing.losses)
+    base = str(direct.demo())
+    config = RunConfig("li", "demo", base, "li-simpo-1", stages(manifest, asked), LORA, max_length=LONGEST)
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    return config
+
+
+def _prepare(folder: Path, steps: int) -> None:
+    """The run's folder for the recipe, and in bare.json the same examples in the same order for the bare script."""
+    config = written(folder, rows(given_pairs()))
+    from prefanno.training.recipe import base
+
+    template = ChatTemplate.of(base.tokenizer(config))
+    stage = config.stages[0]
+    usable = check(stage | {"file": str(folder / stage["file"])}, template, LONGEST).examples
+    epochs = steps * stage["batch_size"] / len(held_out(usable, config.held_out, 0)[0])
+    stage["epochs"] = epochs
+    (folder / "config.json").write_text(json.dumps(asdict(config)))
+    order = scheduled(held_out(usable, config.held_out, config.seed)[0], epochs, config.seed)
+    bare = {
+        "model": config.base_model_path,
+        "stage": stage,
+        "lora": config.lora,
+        "rows": [_texts(one) for one in order],
+    }
+    (folder / "bare.json").write_text(json.dumps(bare | {"max_length": LONGEST}))
+
+
+def _texts(example: Example) -> dict[str, str]:
+    return {"prompt": example.prompt, **{side: reply.text for side, reply in example.sides.items()}}
+
+
+def _row_of(entry: dict[str, Any]) -> Row:
+    made = datetime.fromisoformat("2026-01-01T00:00:00")
+    if "conversations" not in entry:
+        said, chosen, rejected = entry["human_input"], entry["chosen"], entry["rejected"]
+        return Row("single", direct.CONFIG.system_prompt, [], said, chosen, None, rejected, None, made)
+    *earlier, last = entry["conversations"]
+    roles = {"human": "user", "gpt": "assistant"}
+    context = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in earlier if turn["from"] in roles]
+    system = entry.get("system") or direct.CONFIG.system_prompt
+    chosen, rejected = entry["chosen"]["value"], entry["rejected"]["value"]
+    return Row("single", system, context, last["value"], chosen, None, rejected, None, made)  # type: ignore[arg-type]
+
+
+def _ours(folder: Path) -> Run:
+    first_line, usable = _timed(RECIPE, folder)
+    entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [entry for entry in entries if entry["kind"] == "step"]
+    waited = first_line["step"]
+    return Run(
+        [one["seconds"] for one in steps], first_line["any"], waited, usable, steps[-1]["memory_mb"], steps[0]["loss"]
+    )
+
+
+def _bare(folder: Path) -> Run:
+    first_line, usable = _timed(BARE, folder)
+    told = json.loads((folder / "bare_metrics.json").read_text())
+    return Run(told["seconds"], first_line["any"], first_line["step"], usable, told["memory_mb"], told["loss"])
+
+
+def _timed(command: Sequence[str], folder: Path) -> tuple[dict[str, float], float]:
+    """When the first line and the first step were printed, and when the adapter was there."""
+    started = time.monotonic()
+    seen: dict[str, float] = {}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        lines = []
+        for line in process.stdout or ():
+            lines.append(line)
+            seen.setdefault("any", time.monotonic() - started)
+            if " step 1/" in line or "'loss'" in line:
+                seen.setdefault("step", time.monotonic() - started)
+    if process.returncode:
+        raise AssertionError("".join(lines))
+    return seen, time.monotonic() - started
+
+
+def _row(name: str, runs: Sequence[Run], peer: Sequence[Run]) -> str:
+    step = statistics.median(statistics.median(run.steps[1:]) for run in runs)
+    memory = statistics.median(run.memory_mb for run in runs)
+    their_step = statistics.median(statistics.median(run.steps[1:]) for run in peer)
+    their_memory = statistics.median(run.memory_mb for run in peer)
+    moments = [
+        statistics.median(getattr(run, moment) for run in runs) for moment in ("first_line", "first_step", "usable")
+    ]
+    figures = f"{step:.2f} | {step / their_step:.2f} | {memory:.0f} | {memory / their_memory:.2f}"
+    return f"| {name} | {figures} | {' | '.join(f'{moment:.1f}' for moment in moments)} | {runs[0].loss:.4f} |"
+
+
+if __name__ == "__main__":
+    main()
