@@ -10,4 +10,5 @@
 set -euo pipefail
 
 export PYTHONUNBUFFERED=1
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES-0}" # one GPU: the recipe is one process
 exec "${PYTHON:-python3}" -P -m prefanno.training.recipe config.json

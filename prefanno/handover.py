@@ -68,8 +68,9 @@ class Handover:
     def adopt(self) -> None:
         """Give the memory back at the end of a run that an earlier server started."""
         run = self._training.last_run
-        if self._training.running and run is not None and (back := self._back(run.id)).exists():
-            self._return_after(json.loads(back.read_text()))
+        if self._training.running and run is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._return_after(json.loads(self._back(run.id).read_text()))
 
     async def check(self, plan: Plan = USUAL, slug: str | None = None) -> dict[str, Any]:
         """What a run of this plan would be trained on, row by row, without training.
@@ -138,7 +139,7 @@ class Handover:
         except BaseException:
             self._starting = False
             if before is not None:
-                await self._engine.load(before.config, before.adapter, before.character)
+                await self._load_again(before)
             raise
         self._starting = False
         if reload:
@@ -147,6 +148,12 @@ class Handover:
             files.write(self._back(run.id), json.dumps(back).encode())
             self._return_after(back)
         return run
+
+    async def _load_again(self, before: Loaded) -> None:
+        try:
+            await self._engine.load(before.config, before.adapter, before.character)
+        except PrefannoError:  # why the run could not start matters more
+            log.exception("what was loaded before could not be loaded again")
 
     async def _take_training(self) -> None:
         if not await self._database.take_training():
@@ -224,5 +231,5 @@ async def _report(folder: Path) -> dict[str, Any]:
     if process.returncode:
         lines = complained.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
         raise CheckFailed(f"the rows could not be looked at: {lines[-1]}", f"无法检查训练数据：{lines[-1]}")
-    report: dict[str, Any] = json.loads(printed)
+    report: dict[str, Any] = json.loads(printed.splitlines()[-1])  # a library may have said something before
     return report

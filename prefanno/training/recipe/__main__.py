@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     *options, path = arguments
     config = RunConfig(**json.loads(Path(path).read_text()))
     if options == ["--check"]:
-        print(json.dumps(looked_at(config), ensure_ascii=False))
+        print(json.dumps(looked_at(config)))
     else:
         train(config)
 

@@ -1,5 +1,6 @@
 """Looking at the model while it trains: how it finds rows that are fixed, and what it replies to fixed prompts."""
 
+import math
 import random
 from collections.abc import Sequence
 from statistics import fmean
@@ -38,7 +39,8 @@ class Evaluator:
         try:
             with torch.no_grad():
                 chosen, rejected = self._log_probs()
-                probes = self._replies()
+                whole = all(math.isfinite(value) for value in (*chosen, *rejected) if value is not None)
+                probes = self._replies() if whole else []  # nothing can be drawn by odds that are no numbers
         finally:
             model.train()
         margins = [

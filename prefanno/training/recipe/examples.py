@@ -5,9 +5,10 @@ Prompt and replies are tokenized apart, because a model that generates sees the 
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from prefanno.prompting import ChatTemplate, Message, conversation
 from prefanno.rows import Row
@@ -89,6 +90,17 @@ def scheduled(examples: Sequence[Example], epochs: float, seed: int) -> list[Exa
         order += due
         counts = wanted
     return order or list(examples)
+
+
+def together(order: Sequence[Example], stage: Mapping[str, Any]) -> tuple[int, int]:
+    """How many examples go into a batch, and how many steps the order makes.
+
+    A batch holds an example once, if it can: one pair, four times, is four steps and not one. KTO's loss compares
+    the replies of a batch, so it has two at least.
+    """
+    different = len({id(example) for example in order})
+    size = max(min(int(stage["batch_size"]), different), 2 if stage.get("loss") == "kto" else 1)
+    return size, math.ceil(math.ceil(len(order) / size) / stage["accumulation"])
 
 
 def held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:

@@ -192,8 +192,10 @@ def _means(log_probs: Tensor, mask: Tensor) -> Tensor:
 
 
 def _prompts(input_ids: Tensor, labels: Tensor) -> list[int] | None:
-    """The length of each pair's prompt; None where a pair has not the same prompt on both sides."""
-    count = len(input_ids) // 2
+    """The length of each pair's prompt; None where they are no pairs, or one has not the same prompt on both sides."""
+    count, odd = divmod(len(input_ids), 2)
+    if odd:
+        return None
     starts = (labels != NOT_LEARNT).int().argmax(dim=1).tolist()
     for row in range(count):
         start = starts[row]

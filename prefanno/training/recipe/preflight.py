@@ -17,7 +17,7 @@ from prefanno.rows import Fault, reader
 from prefanno.training.config import FORMAT
 from prefanno.training.findings import FINDINGS, LEFT_OUT
 from prefanno.training.methods import METHODS
-from prefanno.training.recipe.examples import Example, Reply, of_row, scheduled
+from prefanno.training.recipe.examples import Example, Reply, of_row, scheduled, together
 
 SHOWN = 1000  # findings that a report names one by one; the counts are of all
 RENDERED = 3  # examples that a report shows
@@ -82,7 +82,7 @@ def report(stage: Mapping[str, Any], checked: Checked, seed: int) -> dict[str, A
         "dataset": stage["dataset"],
         "rows": checked.rows,
         "examples": len(checked.examples),
-        "steps": -(-len(order) // (stage["batch_size"] * stage["accumulation"])),
+        "steps": together(order, stage)[1],
         "tokens": {
             "prompt": sum(len(example.prompt_ids) for example in checked.examples),
             **{side: sum(of_side) for side, of_side in lengths.items()},

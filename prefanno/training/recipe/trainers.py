@@ -16,10 +16,11 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefanno.training.config import RunConfig
 from prefanno.training.methods import METHODS
-from prefanno.training.recipe.examples import Example
+from prefanno.training.recipe.examples import Example, together
 from prefanno.training.recipe.forward import Scorer
 
 Row = dict[str, Any]
+WARM_UP, WARMED_UP = 2, 20  # steps of warm-up, in a stage of at least so many: the first has a learning rate of 0
 
 
 def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, config: RunConfig) -> tuple[Any, Scorer]:
@@ -29,7 +30,7 @@ def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, co
     make: dict[str, Any] = {"sft": _sft, "simpo": _simpo, "dpo": _dpo, "orpo": _orpo, "kto": _kto}
     made = make[stage["method"]](
         stage,
-        _arguments(stage, config),
+        _arguments(stage, config, order),
         model=model,
         train_dataset=_dataset(rows),
         processing_class=tokenizer,
@@ -155,19 +156,21 @@ def _kto(stage: Row, arguments: Row, **given: Any) -> Any:
     return TokenKTOTrainer(args=config, **given)
 
 
-def _arguments(stage: Row, config: RunConfig) -> Row:
+def _arguments(stage: Row, config: RunConfig, order: Sequence[Example]) -> Row:
     """What every TRL trainer is told. The dataset holds all epochs in their order, so it is gone through once."""
+    size, steps = together(order, stage)
     return {
         "output_dir": "checkpoints",
         "learning_rate": stage["learning_rate"],
         "num_train_epochs": 1,
         "train_sampling_strategy": "sequential",
-        "per_device_train_batch_size": stage["batch_size"],
+        "per_device_train_batch_size": size,
         "gradient_accumulation_steps": stage["accumulation"],
         "max_length": config.max_length,
         "lr_scheduler_type": "cosine",
-        "warmup_steps": 2,
+        "warmup_steps": WARM_UP if steps >= WARMED_UP else 0,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # else a loss that is no number would be told as the mean of the others
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,

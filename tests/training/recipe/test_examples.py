@@ -1,6 +1,7 @@
 """Rows → examples, their order in training, and those kept back."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from prefanno.prompting import conversation
 from prefanno.rows import Row
-from prefanno.training.recipe.examples import ENOUGH, MOST, Example, held_out, of_row, scheduled
+from prefanno.training.recipe.examples import ENOUGH, MOST, Example, held_out, of_row, scheduled, together
 from tests.properties import unhurried
 from tests.test_prompting import QWEN
 from tests.tiny import CHATML
@@ -103,6 +104,22 @@ def test_a_part_of_an_epoch_takes_a_part_of_the_examples(epochs: float) -> None:
     order = scheduled([_example(line=line) for line in range(200)], epochs, 0)
     assert abs(len(order) - 200 * epochs) < 30
     assert len(scheduled([_example(weight=0.1)], 0.1, 0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("examples", "stage", "expected"),
+    [
+        (1, {}, (1, 4)),
+        (3, {}, (3, 4)),
+        (10, {}, (4, 10)),
+        (1, {"loss": "kto"}, (2, 2)),
+        (10, {"accumulation": 4}, (4, 3)),
+    ],
+)
+def test_a_batch_holds_an_example_once(examples: int, stage: dict[str, Any], expected: tuple[int, int]) -> None:
+    """Few examples make small batches and so a step of each epoch at least; KTO has two replies at least."""
+    order = scheduled([_example(line=line) for line in range(examples)], 4, 0)
+    assert together(order, {"batch_size": 4, "accumulation": 1, **stage}) == expected
 
 
 def test_no_prompt_is_on_both_sides() -> None:

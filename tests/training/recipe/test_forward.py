@@ -79,6 +79,15 @@ def test_pairs_of_two_prompts_are_scored_apart(tiny_model: Path) -> None:
     torch.testing.assert_close(_scored(ours, batch)[0], _scored(theirs, batch)[0], atol=1e-5, rtol=1e-5)
 
 
+def test_rows_that_are_no_pairs_are_scored_apart(tiny_model: Path) -> None:
+    """An odd number of rows, as of replies to the probes, is scored row by row, also where their prompts are one."""
+    rows = {name: tensor[[0, 0, 3]] for name, tensor in _batch().items()}
+    ours, theirs = _model(tiny_model), _model(tiny_model)
+    Scorer(ours.get_base_model(), pairs=True)
+    add_fused_lm_head(theirs.get_base_model(), outputs=("log_probs",))
+    torch.testing.assert_close(_scored(ours, rows)[0], _scored(theirs, rows)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_a_model_that_shares_wrongly_is_found_out(tiny_model: Path) -> None:
     """Where the shared prompt gives other numbers, as in a model that does not heed the mask, it is not shared."""
     model = _model(tiny_model)

@@ -3,18 +3,18 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from prefanno.rows import Row
-from prefanno.training.config import RunConfig
 from prefanno.training.recipe import __main__ as recipe
 from prefanno.training.recipe import guard
 from tests.training.recipe.rows import PERSONA, prepared, row
@@ -229,10 +229,10 @@ def test_the_check_prints_the_report_of_all_stages(tmp_path: Path, tiny_model: P
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def _breaking(tmp_path: Path, model: Path, **changes: Any) -> RunConfig:
-    """A run whose learning rate breaks any model."""
+def _breaking(tmp_path: Path, model: Path, **changes: Any) -> None:
+    """A run of 54 steps whose learning rate would break any real model."""
     wild = {"method": "simpo", "hyperparameters": {"learning_rate": 0.01, "epochs": 3.0, "nll_weight": 0.0}}
-    return prepared(tmp_path, model, MANY, [wild], **changes)
+    prepared(tmp_path, model, MANY, [wild], **changes)
 
 
 def test_the_guard_stops_a_run_and_keeps_the_best_step(
@@ -260,13 +260,27 @@ def test_the_guard_stops_a_run_and_keeps_the_best_step(
 
 
 def test_a_loss_that_is_no_number_ends_the_run_without_an_adapter(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing was worth keeping the run fails and says why, rather than publish a broken adapter."""
-    monkeypatch.setattr(guard, "not_a_number", lambda step, _loss: guard.Alarm("not_a_number", True, f"step {step}"))
-    config = replace(_breaking(tmp_path, tiny_model), adapter="li-simpo-1")
-    (tmp_path / "config.json").write_text(json.dumps(asdict(config)))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="guard: step 1; no step was worth keeping"):
+    start = tmp_path / "li-simpo-1"
+    shutil.copytree(trained.folder / "adapter", start)
+    weights = load_file(start / "adapter_model.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in weights.items()}, start / "adapter_model.safetensors")
+    prepared(tmp_path / "run", tiny_model, ROWS, [{"method": "simpo"}], start=str(start))
+    monkeypatch.chdir(tmp_path / "run")
+    with pytest.raises(
+        SystemExit, match="guard: the loss of step 1 is nan: lower the learning rate; no step was worth"
+    ):
         recipe.main(["config.json"])
-    assert not (tmp_path / "adapter").exists()
+    assert not (tmp_path / "run" / "adapter").exists()
+    step, *_ = [json.loads(line) for line in Path("metrics.jsonl").read_text().splitlines() if '"step", ' in line]
+    assert step["loss"] == "nan"
+
+
+def test_a_single_choice_is_learnt(tmp_path: Path, tiny_model: Path) -> None:
+    """One pair makes a step of each epoch, at the full learning rate from the first: the adapter is moved by it."""
+    done = _trained(tmp_path / "1", tiny_model, ROWS[:1], {"method": "simpo", "hyperparameters": {"epochs": 4.0}})
+    assert [(one["steps"], one["learning_rate"] > 0) for one in done.of_kind("step")] == [(4, True)] * 4
+    first, *_, last = done.of_kind("evaluation")
+    assert last["chosen_logp"] > first["chosen_logp"]
