@@ -4,7 +4,8 @@
 #   config.json        in:  base model, stages, hyperparameters, seed
 #   data/*.json        in:  the exported choices
 #   adapter/           out: the adapter, as peft saves it
-#   metrics.jsonl      out: one JSON object for each logging step
+#   metrics.jsonl      out: one JSON object for each thing that was measured
+#   summary.json       out: what came of each stage
 #
 # What it prints becomes the run's log. Exit code 0 publishes adapter/; anything else, and the run has failed.
 set -euo pipefail

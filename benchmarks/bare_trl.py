@@ -27,7 +27,7 @@ def main(path: str) -> None:
         def on_step_end(self, *_given: Any, **_named: Any) -> None:
             ended.append(time.monotonic())
 
-    lora = {"r": told["lora"]["r"], "lora_alpha": told["lora"]["alpha"], "lora_dropout": told["lora"]["dropout"]}
+    lora = {"r": told["lora"]["r"], "lora_alpha": told["lora"]["alpha"]}
     trainer = CPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(told["model"], dtype=dtype()),
         args=CPOConfig(

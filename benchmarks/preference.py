@@ -25,7 +25,7 @@ from benchmarks.training import LONGEST, given_pairs, rows, written
 from prefanno.prompting import ChatTemplate
 from prefanno.rows import Row
 from prefanno.training.config import RunConfig, asked
-from prefanno.training.recipe.examples import Example, held_out
+from prefanno.training.recipe.examples import Example, held_out, split
 from prefanno.training.recipe.preflight import check
 
 DRAWS = 10_000
@@ -43,7 +43,7 @@ def main() -> None:
     print(direct.machine())
     stages = asked([options.method], options.values)
     given = fitting(rows(given_pairs()))
-    folds = split(given, options.folds)
+    folds = folded(given, options.folds)
     changes: list[list[tuple[float, float]]] = [[] for _ in given]
     places = {id(row): place for place, row in enumerate(given)}
     for seed in range(options.seeds):
@@ -74,7 +74,7 @@ def fitting(given: Sequence[Row]) -> list[Row]:
     return [row for row in given if (row.chosen, row.rejected) in left]
 
 
-def split(given: Sequence[Row], folds: int) -> list[list[Row]]:
+def folded(given: Sequence[Row], folds: int) -> list[list[Row]]:
     """Into folds, so that no prompt is in two of them."""
     prompts = list(dict.fromkeys((row.human_input, str(row.context)) for row in given))
     random.Random(0).shuffle(prompts)
@@ -109,7 +109,7 @@ def held_out_of(run: Path) -> list[Example]:
     config = RunConfig(**json.loads((run / "config.json").read_text()))
     stage = {"method": "simpo", "dataset": "preference", "file": str(run / config.stages[0]["file"])}
     examples = check(stage, ChatTemplate.of(base.tokenizer(config)), config.max_length).examples
-    return held_out(examples, config.held_out, config.seed)[1]
+    return split(examples, held_out(examples, config.held_out, config.seed))[1]
 
 
 def scored(examples: Sequence[Example], adapter: Path) -> tuple[Scores, Scores]:

@@ -27,7 +27,7 @@ from prefanno.prompting import ChatTemplate
 from prefanno.rows import Row, writer
 from prefanno.snapshot import Manifest
 from prefanno.training.config import LORA, RunConfig, stages
-from prefanno.training.recipe.examples import Example, held_out, scheduled
+from prefanno.training.recipe.examples import Example, held_out, scheduled, split
 from prefanno.training.recipe.preflight import check
 
 LONGEST = 512
@@ -100,10 +100,11 @@ def _prepare(folder: Path, steps: int) -> None:
     template = ChatTemplate.of(base.tokenizer(config))
     stage = config.stages[0]
     usable = check(stage | {"file": str(folder / stage["file"])}, template, LONGEST).examples
-    epochs = steps * stage["batch_size"] / len(held_out(usable, config.held_out, 0)[0])
+    learnt, _ = split(usable, held_out(usable, config.held_out, config.seed))
+    epochs = steps * stage["batch_size"] / len(learnt)
     stage["epochs"] = epochs
     (folder / "config.json").write_text(json.dumps(asdict(config)))
-    order = scheduled(held_out(usable, config.held_out, config.seed)[0], epochs, config.seed)
+    order = scheduled(learnt, epochs, config.seed)
     bare = {
         "model": config.base_model_path,
         "stage": stage,

@@ -179,6 +179,7 @@ def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool)
 @click.option("--adapter", help="Go on from this adapter; default: fresh from the base model.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**31 - 1))
 @click.option("--no-guard", is_flag=True, help="Do not stop a run that breaks the model.")
+@click.option("--checkpointing", is_flag=True, help="Keep less for the backward pass: less memory, more time.")
 @click.option("--rebuild", type=click.IntRange(1, 10**18 - 1), metavar="RUN", help="Train again what this run trained.")
 @click.option("--check", is_flag=True, help="Only say what would be trained on.")
 def train(  # noqa: PLR0913, PLR0917 - the options
@@ -188,6 +189,7 @@ def train(  # noqa: PLR0913, PLR0917 - the options
     adapter: str | None,
     seed: int,
     no_guard: bool,
+    checkpointing: bool,
     rebuild: int | None,
     check: bool,
 ) -> None:
@@ -195,9 +197,12 @@ def train(  # noqa: PLR0913, PLR0917 - the options
     from prefanno import terminal
     from prefanno.training.config import Plan, asked
 
-    if rebuild is not None and (character or methods or values or adapter or seed or no_guard or check):
+    if rebuild is not None and (
+        character or methods or values or adapter or seed or no_guard or checkpointing or check
+    ):
         raise click.UsageError("--rebuild trains a run as it was: it goes with no other option")
-    plan = Plan(stages=asked(methods, values), adapter=adapter, seed=seed, guard=not no_guard)
+    stages = asked(methods, values)
+    plan = Plan(stages, adapter, seed=seed, guard=not no_guard, activation_checkpointing=checkpointing)
     with _owned() as current:
         if check:
             sys.exit(asyncio.run(terminal.check(current, plan, character)))

@@ -4,6 +4,7 @@ PrefannoError
 ├── InvalidInput          a field is wrong; `fields` names each and says the cure
 ├── NotFound              there is no such thing
 ├── Conflict              what is there now does not allow it
+│   ├── CheckRunning
 │   ├── KeyReused
 │   ├── NothingToUndo
 │   ├── NoPrompts
@@ -80,6 +81,13 @@ class Conflict(PrefannoError):
 
     english = "what is there now does not allow this"
     detail = "与当前状态冲突"
+
+
+class CheckRunning(Conflict):
+    """One look at the rows of a run at a time."""
+
+    english = "the rows are being looked at for somebody else; try again when that is done"
+    detail = "训练数据正在检查中，请稍后重试"
 
 
 class KeyReused(Conflict):

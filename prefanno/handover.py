@@ -7,11 +7,8 @@ Whatever fails on the way, a model can be loaded and a run be started afterwards
 """
 
 import asyncio
-import contextlib
 import json
 import logging
-import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,11 +21,14 @@ from prefanno.db.engine import Database
 from prefanno.db.models import Run
 from prefanno.db.runs import adapters as adapters_of_runs
 from prefanno.errors import (
-    CheckFailed,
+    CheckRunning,
     InvalidInput,
     ModelLoaded,
+    ModelLoading,
+    NotFound,
     NothingToTrain,
     PrefannoError,
+    SnapshotDamaged,
     TrainingElsewhere,
     TrainingRunning,
 )
@@ -36,12 +36,12 @@ from prefanno.generation.engine import Engine, Loaded
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import adapters
+from prefanno.training.check import report
 from prefanno.training.config import FORMAT, LORA, Plan, RunConfig, stages
+from prefanno.training.methods import METHODS
 from prefanno.training.supervisor import Supervisor, folder_of
 
 BACK = "handover.json"  # in a run's folder: what is to be loaded when it has ended
-CHECK = ("-P", "-m", "prefanno.training.recipe", "--check", "config.json")
-
 USUAL = Plan()
 
 log = logging.getLogger(__name__)
@@ -66,24 +66,23 @@ class Handover:
         return self._training.running or self._starting
 
     def adopt(self) -> None:
-        """Give the memory back at the end of a run that an earlier server started."""
+        """Give the memory back after a run that an earlier server started: at its end, or now where it has ended."""
         run = self._training.last_run
-        if self._training.running and run is not None:
-            with contextlib.suppress(FileNotFoundError):
-                self._return_after(json.loads(self._back(run.id).read_text()))
+        if run is not None and self._back(run.id).exists():
+            self._returning = asyncio.create_task(self._return(run.id), name="load what was trained")
 
     async def check(self, plan: Plan = USUAL, slug: str | None = None) -> dict[str, Any]:
         """What a run of this plan would be trained on, row by row, without training.
 
-        Raises InvalidInput, NothingToTrain, CheckFailed.
+        One at a time: each needs the memory of torch. Raises CheckRunning, InvalidInput, NothingToTrain, CheckFailed.
         """
-        async with self._checking:
-            with tempfile.TemporaryDirectory(prefix="prefanno-check-") as folder:
-                data = Path(folder) / "data"
-                manifest = await export(self._database, FORMAT, data, await self._slug(slug))
-                config = await self._config(plan, manifest)
-                files.write(Path(folder) / "config.json", json.dumps(asdict(config)).encode())
-                return await _report(Path(folder))
+        if self._checking.locked():
+            raise CheckRunning
+        async with self._checking, files.staged(self._settings.data) as folder:
+            manifest = await export(self._database, FORMAT, folder / "data", await self._slug(slug))
+            config = await self._config(plan, manifest)
+            files.write(folder / "config.json", json.dumps(asdict(config)).encode())
+            return await report(folder)
 
     async def start(
         self, plan: Plan = USUAL, slug: str | None = None, *, unload: bool = False, reload: bool = False
@@ -109,9 +108,14 @@ class Handover:
         async def prepared() -> tuple[RunConfig, Path, Manifest]:
             folder = await folder_of(self._settings, self._database, number)
             manifest = await asyncio.to_thread(snapshot.verified, folder / "data")
-            config = RunConfig(**json.loads((folder / "config.json").read_text()))
-            renamed = replace(config, adapter=await self._name(manifest.character, config.stages))
-            return renamed, folder / "data", manifest
+            config = await asyncio.to_thread(_recorded, folder / "config.json", manifest.character)
+            if config.base_model == self._settings.model:  # where it lay may be gone
+                config = replace(config, base_model_path=await self._engine.base_model())
+            return (
+                replace(config, adapter=await self._name(manifest.character, config.stages)),
+                folder / "data",
+                manifest,
+            )
 
         return await self._start(prepared, unload=unload, reload=reload)
 
@@ -126,7 +130,9 @@ class Handover:
     ) -> Run:
         if self.is_busy:
             raise TrainingRunning
-        if self._engine.state != "unloaded" and not unload:
+        if self._engine.state == "loading" and unload:
+            raise ModelLoading  # its settings are not known yet, so they could not be given back
+        if (self._engine.loaded is not None or self._engine.state == "loading") and not unload:
             raise ModelLoaded
         self._starting = True
         before: Loaded | None = None
@@ -143,11 +149,19 @@ class Handover:
             raise
         self._starting = False
         if reload:
-            options = asdict(before.config) if before is not None and before.character == config.character else {}
-            back = {"options": options, "character": config.character}
-            files.write(self._back(run.id), json.dumps(back).encode())
-            self._return_after(back)
+            back: dict[str, Any] = {"trained": config.character, "before": None}
+            if before is not None:
+                back["before"] = {"character": before.character, "options": asdict(before.config)}
+            self._remember(run.id, back)
+            self._returning = asyncio.create_task(self._return(run.id), name="load what was trained")
         return run
+
+    def _remember(self, number: int, back: dict[str, Any]) -> None:
+        """Also for a server that takes up the run; where the disk is full only this one loads what was trained."""
+        try:
+            self._back(number).write_text(json.dumps(back))
+        except OSError:
+            log.exception("what is to be loaded after run %d could not be written down", number)
 
     async def _load_again(self, before: Loaded) -> None:
         try:
@@ -159,18 +173,23 @@ class Handover:
         if not await self._database.take_training():
             raise TrainingElsewhere
 
-    def _return_after(self, back: dict[str, Any]) -> None:
-        self._returning = asyncio.create_task(self._return(**back), name="load what was trained")
-
-    async def _return(self, options: dict[str, Any], character: str) -> None:
-        """Load the newest adapter when the run has ended: its own, or where it failed the one before."""
+    async def _return(self, number: int) -> None:
+        """When the run has ended load its adapter, with the settings of before; where it made none, what was there."""
         await self._training.wait()
-        if self._engine.state != "unloaded" or self.is_busy:  # somebody was faster
-            return
+        run = self._training.last_run
         try:
-            await self._load(options, character)
-        except PrefannoError:  # GET /api/model/status says it, too
+            if run is not None and run.id == number and self._engine.state == "unloaded" and not self.is_busy:
+                await self._load_after(run, json.loads(self._back(number).read_text()))
+        except (PrefannoError, OSError, ValueError, TypeError, KeyError):  # GET /api/model/status says it, too
             log.exception("the adapter could not be loaded after its training")
+        self._back(number).unlink(missing_ok=True)
+
+    async def _load_after(self, run: Run, back: dict[str, Any]) -> None:
+        trained = {"character": back["trained"], "options": {}}
+        before = back["before"] or trained
+        if run.state == "succeeded" and before["character"] != back["trained"]:
+            before = trained
+        await self._load(before["options"], before["character"])
 
     def _back(self, run: int) -> Path:
         return self._settings.runs / str(run) / BACK
@@ -183,10 +202,9 @@ class Handover:
         planned = stages(manifest, plan.stages)
         if not planned:
             raise NothingToTrain
-        start = plan.adapter and adapters.named(
-            self._settings.outputs, manifest.character, self._settings.model, plan.adapter
-        )
-        if plan.adapter and start is None:
+        where = (self._settings.outputs, manifest.character, self._settings.model)
+        start = None if plan.adapter is None else adapters.named(*where, plan.adapter)
+        if plan.adapter is not None and start is None:
             raise InvalidInput(
                 {"adapter": [f"角色 {manifest.character} 没有基于当前基础模型的 adapter {plan.adapter}"]},
                 english=f"{manifest.character} has no adapter {plan.adapter} of this base model",
@@ -203,6 +221,7 @@ class Handover:
             start=str(start.folder) if start else None,
             held_out=plan.held_out,
             guard=plan.guard,
+            activation_checkpointing=plan.activation_checkpointing,
         )
 
     async def _name(self, character: str, planned: list[dict[str, Any]]) -> str:
@@ -211,25 +230,24 @@ class Handover:
         return adapters.next_name(self._settings.outputs, character, planned[-1]["method"], known)
 
 
-async def _report(folder: Path) -> dict[str, Any]:
-    """Run the recipe's own look at its rows, in a process that ends with its memory."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *CHECK,
-        cwd=folder,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+def _recorded(file: Path, character: str) -> RunConfig:
+    """A run's configuration. Raises SnapshotDamaged where it is none, NotFound where what it went on from is gone."""
     try:
-        printed, complained = await process.communicate()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        raise
-    if process.returncode:
-        lines = complained.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise CheckFailed(f"the rows could not be looked at: {lines[-1]}", f"无法检查训练数据：{lines[-1]}")
-    report: dict[str, Any] = json.loads(printed.splitlines()[-1])  # a library may have said something before
-    return report
+        config = RunConfig(**json.loads(file.read_text()))
+        stages = [
+            {**METHODS[stage["method"]].defaults, **stage, "file": f"data/{Path(stage['file']).name}"}
+            for stage in config.stages
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise _changed(file, str(error)) from error
+    if not stages or config.character != character:
+        raise _changed(file, "it has other stages, or another character")
+    if config.start is not None and not Path(config.start).is_dir():
+        raise NotFound(
+            f"the run went on from {config.start}, which is gone", f"未找到训练开始时的 adapter：{config.start}"
+        )
+    return replace(config, stages=stages)
+
+
+def _changed(file: Path, how: str) -> SnapshotDamaged:
+    return SnapshotDamaged(f"{file} is not what the run was given: {how}", "快照已损坏：config.json")

@@ -46,12 +46,11 @@ async def train(settings: Settings, plan: Plan, slug: str | None, rebuild: int |
         stopping.cancel()
         run = loop.training.last_run
         assert run is not None  # noqa: S101 - it was started above
-        print(
-            f"adapter: {settings.outputs / str(run.adapter)}"
-            if run.state == "succeeded"
-            else f"{run.state}: {run.reason}"
-        )
-        return 0 if run.state == "succeeded" else 1
+        if run.state != "succeeded":
+            print(f"{run.state}: {run.reason}")
+            return 1
+        print(*filter(None, (run.reason, f"adapter: {settings.outputs / str(run.adapter)}")), sep="\n")
+        return 0
 
 
 async def erase(settings: Settings, numbers: list[int], slug: str | None, *, ask: bool) -> None:
@@ -113,9 +112,9 @@ def _describe(stage: dict[str, Any]) -> None:
     )
     for code, count in sorted(stage["counts"].items()):
         action, text = FINDINGS[code]
-        lines = [one["line"] for one in stage["findings"] if one["code"] == code and one["line"]]
-        where = f" (lines {', '.join(map(str, lines[:SHOWN]))}{', …' if count > SHOWN else ''})" if lines else ""
-        print(f"  {action.replace('_', ' ')}: {count} × {text}{where}")
+        print(f"  {action.replace('_', ' ')}: {count} × {text}")
+        for one in [one for one in stage["findings"] if one["code"] == code and one["line"]][:SHOWN]:
+            print(f"    line {one['line']}, {printable(one['said'])!r} {printable(one['detail'])}".rstrip())
     for example in stage["rendered"]:
         print(f"  line {example['line']}, {example['tokens']} tokens:")
         for part in ("prompt", "chosen", "rejected"):
@@ -136,7 +135,7 @@ def _rewrite(settings: Settings) -> None:
 
 def _show(news: Line | Status) -> None:
     if isinstance(news, Line):
-        print(f"{news.time}  {news.message}", flush=True)
+        print(f"{news.time}  {printable(news.message)}", flush=True)
 
 
 async def _stop_when(interrupted: asyncio.Event, training: Supervisor) -> None:

@@ -3,13 +3,10 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -21,12 +18,6 @@ from prefanno.settings import PREFIX, Settings, describe
 
 WAIT_S = 120.0
 PROGRAM = (sys.executable, "-P", "-m", "prefanno")
-GOOD = """
-echo training
-mkdir adapter
-echo '{}' > adapter/adapter_config.json
-echo weights > adapter/adapter_model.safetensors
-"""
 PAIR = {
     "conversations": [{"from": "human", "value": "Hi"}],
     "chosen": {"from": "gpt", "value": "Ho"},
@@ -62,19 +53,6 @@ def _refusal(done: Done) -> str:
     (line,) = done.stderr.splitlines()
     assert "Traceback" not in line and not re.search("[\u3000-\u9fff\uff00-\uffef]", line), "English"
     return line
-
-
-def _script(settings: Settings, content: str) -> str:
-    settings.home.mkdir(exist_ok=True)
-    file = settings.home / "stub.sh"
-    file.write_text(content)
-    return str(file)
-
-
-@pytest.fixture
-def model(settings: Settings) -> Settings:
-    """A fresh home and a base model that no test here loads."""
-    return replace(settings, model="base")
 
 
 def _add(settings: Settings, *entries: object) -> Done:
@@ -157,54 +135,6 @@ def test_a_home_that_cannot_be_made_is_one_line(settings: Settings) -> None:
     settings.home.write_text("a file")
     line = _refusal(_run(settings, "db", "upgrade"))
     assert line.startswith(f"prefanno: cannot write to {settings.home}: ") and "set PREFANNO_HOME" in line
-
-
-def test_training_on_nothing_is_one_line(model: Settings) -> None:
-    """Without annotations `train` says so; nothing is run."""
-    line = _refusal(_run(model, "train"))
-    assert line.startswith("prefanno: there is nothing to train on")
-    assert list(model.runs.iterdir()) == []
-
-
-def test_train_shows_the_log_and_names_the_adapter(model: Settings) -> None:
-    """`train` prints what the run prints, with its times, and at the end where the adapter is."""
-    _add(model, PAIR)
-    done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=_script(model, GOOD))
-    assert done.returncode == 0, done
-    *lines, last = done.stdout.splitlines()
-    assert [line[21:] for line in lines] == ["training"]
-    assert last == f"adapter: {model.outputs / 'li-simpo-1'}"
-    assert (model.outputs / "li-simpo-1" / "adapter_config.json").is_file()
-
-
-def test_train_that_fails_says_why(model: Settings) -> None:
-    """A run that fails ends the command with 1, and its last line is the reason."""
-    _add(model, PAIR)
-    done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=_script(model, "echo no memory; exit 3"))
-    assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines()[-1] == "failed: train.sh ended with exit code 3: no memory"
-    assert list(model.outputs.iterdir()) == []
-
-
-def test_ctrl_c_stops_the_run(model: Settings) -> None:
-    """Ctrl-C during `train` ends the run's processes, and the command says that it was stopped."""
-    _add(model, PAIR)
-    script = _script(model, "echo $$; exec sleep 1000")
-    with subprocess.Popen(
-        [*PROGRAM, "train"],
-        env=_environment(model, PREFANNO_TRAIN_SCRIPT=script),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as training:
-        assert training.stdout is not None
-        trainer = psutil.Process(int(training.stdout.readline().split()[-1]))
-        assert trainer.is_running()
-        training.send_signal(signal.SIGINT)
-        shown = training.stdout.read().splitlines()
-        assert training.wait(WAIT_S) == 1
-    assert shown == ["stopping the run", "stopped: stopped on request"]
-    assert not trainer.is_running()
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 from prefanno import snapshot
 from prefanno.rows import formats
 from prefanno.settings import Settings
-from tests.test_cli import GOOD, PAIR, PROGRAM, Done, _add, _environment, _refusal, _run, _script
+from tests.test_cli import PAIR, PROGRAM, Done, _add, _environment, _refusal, _run
+from tests.test_cli_train import GOOD, _script
 
 CAN = formats()
 TALK = {"conversations": [*PAIR["conversations"], PAIR["chosen"]]}

@@ -7,9 +7,19 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db.models import Run
-from prefanno.errors import EngineFailed, InvalidInput, ModelLoaded, NotFound, NothingToTrain, TrainingRunning
+from prefanno.db.models import Character, Run
+from prefanno.errors import (
+    EngineFailed,
+    InvalidInput,
+    ModelLoaded,
+    ModelLoading,
+    NotFound,
+    NothingToTrain,
+    SnapshotDamaged,
+    TrainingRunning,
+)
 from prefanno.loop import Loop
 from prefanno.training.config import Plan
 from tests.annotation.test_dataset import MULTI, SINGLE, add
@@ -41,6 +51,7 @@ async def test_a_load_is_refused_while_a_run_is_being_prepared(loop: Loop, voice
 async def test_training_is_refused_beside_a_model(loop: Loop, voice: Voice, state: str) -> None:
     """With a model in memory, or on its way there, no run starts; with it gone, one does."""
     await add(loop.database, SINGLE)
+    await loop.load(OPTIONS)
     voice.state = state
     with pytest.raises(ModelLoaded):
         await loop.handover.start()
@@ -129,6 +140,11 @@ async def test_a_start_unloads_when_asked(loop: Loop, voice: Voice) -> None:
     assert voice.state == "unloaded"
 
 
+async def _mia(session: AsyncSession) -> None:
+    """A second character."""
+    session.add(Character(slug="mia", name="Mia"))
+
+
 async def _returned(voice: Voice) -> None:
     async with asyncio.timeout(WAIT_S):
         while voice.state != "loaded":  # noqa: ASYNC110 - it has no event
@@ -201,6 +217,64 @@ async def test_a_server_that_takes_up_the_run_gives_the_memory_back(loop: Loop, 
     await done(loop, run)
     await _returned(voice)
     assert voice.loaded and voice.loaded.adapter == str(loop.settings.outputs / "li-simpo-1")
+
+
+async def test_a_run_that_ended_without_a_server_is_loaded_at_the_next_start(loop: Loop, voice: Voice) -> None:
+    """The file that says what to load is there until it was loaded; no later start loads anything."""
+    await add(loop.database, SINGLE)
+    run = await loop.handover.start(reload=True)
+    await loop.handover.close()
+    await done(loop, run)
+    assert voice.state == "unloaded"
+    for expected in ("loaded", "unloaded"):
+        successor = Loop(loop.settings, loop.database, loop.engine, loop.ahead, loop.training)
+        successor.handover.adopt()
+        if expected == "loaded":
+            await _returned(voice)
+            await asyncio.sleep(0.1)
+            await voice.unload()
+    assert voice.state == "unloaded" and not (loop.settings.runs / str(run.id) / "handover.json").exists()
+
+
+async def test_another_characters_model_comes_back_after_a_run_without_a_result(loop: Loop, voice: Voice) -> None:
+    """Stopped, the run gives back whom it took the memory from; with a result, the trained character is loaded."""
+    await loop.database.write(_mia)
+    await add(loop.database, SINGLE)
+    for stops, expected in ((True, "mia"), (False, "li")):
+        await loop.load({"system_prompt": "You are Mia."}, "mia")
+        run = await loop.handover.start(slug="li", unload=True, reload=True)
+        if stops:
+            await loop.training.stop()
+        else:
+            await done(loop, run)
+        await _returned(voice)
+        assert voice.loaded and voice.loaded.character == expected
+
+
+async def test_a_start_waits_for_no_load(loop: Loop, voice: Voice) -> None:
+    """While a model is being loaded its settings cannot be given back, so even with `unload` a start is refused."""
+    await add(loop.database, SINGLE)
+    voice.state = "loading"
+    with pytest.raises(ModelLoading):
+        await loop.handover.start(unload=True)
+
+
+async def test_a_run_whose_configuration_is_gone_is_not_rebuilt(loop: Loop, voice: Voice) -> None:
+    """A config.json that is another's, or names an adapter that is gone, is refused before anything is unloaded."""
+    await add(loop.database, SINGLE)
+    run = await done(loop, await loop.handover.start())
+    file = loop.settings.runs / str(run.id) / "config.json"
+    config = json.loads(file.read_text())
+    loaded = await loop.load(OPTIONS)
+    for content, error in (
+        ("{}", SnapshotDamaged),
+        ("no json", SnapshotDamaged),
+        (json.dumps(config | {"start": "/gone"}), NotFound),
+    ):
+        file.write_text(content)
+        with pytest.raises(error):
+            await loop.handover.rebuild(run.id, unload=True)
+    assert voice.loaded is loaded
 
 
 async def _config(loop: Loop, run: Run) -> dict[str, Any]:

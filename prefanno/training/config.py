@@ -11,10 +11,10 @@ from typing import Any
 
 from prefanno.errors import InvalidInput
 from prefanno.snapshot import Manifest
-from prefanno.training.methods import DATASETS, METHODS, fault
+from prefanno.training.methods import DATASETS, METHODS, conflict, fault
 
 FORMAT = "sharegpt"  # of the data that the recipe reads
-LORA = {"r": 16, "alpha": 32, "dropout": 0.0}
+LORA = {"r": 16, "alpha": 32}
 MAX_LENGTH = 2048  # tokens of prompt and reply; longer rows are left out and counted, never cut
 HELD_OUT = 0.1  # of the rows, where there are enough of them
 
@@ -24,7 +24,8 @@ class Plan:
     """What a person asks of a run; stages of None are those that the data call for.
 
     A stage is `{"method": …, "dataset": …, "hyperparameters": {…}}`, of which only the method is needed. `adapter` is
-    one to go on from. `guard` stops a run that breaks the model.
+    one to go on from. `guard` stops a run that breaks the model. `activation_checkpointing`
+    computes again in the backward pass what it would have kept: less memory, more time.
     """
 
     stages: Sequence[Mapping[str, Any]] | None = None
@@ -34,6 +35,7 @@ class Plan:
     seed: int = 0
     held_out: float = HELD_OUT
     guard: bool = True
+    activation_checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class RunConfig:
     start: str | None = None
     held_out: float = HELD_OUT
     guard: bool = True
+    activation_checkpointing: bool = False
 
 
 def asked(methods: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]] | None:
@@ -68,14 +71,17 @@ def asked(methods: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]]
             raise InvalidInput({"method": [f"必须是以下之一：{known}"]}, english=f"--method must be one of: {known}")
     given = dict(map(_value, values))
     for method in methods:
-        for name, value in given.items():
-            if found := fault(method, name, value):
-                raise InvalidInput({name: [found[1]]}, english=found[0])
+        odd = conflict(method, given)
+        faults = [(name, *found) for name, value in given.items() if (found := fault(method, name, value))]
+        for name, english, chinese in faults or ([odd] if odd else []):
+            raise InvalidInput({name: [chinese]}, english=english)
     return [{"method": method, "hyperparameters": given} for method in methods]
 
 
 def _value(text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
+    name, given, value = text.partition("=")
+    if not given:
+        raise InvalidInput({"set": ["必须是 NAME=VALUE"]}, english=f"--set takes NAME=VALUE, not {text}")
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return name, kind(value)

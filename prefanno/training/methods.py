@@ -129,6 +129,16 @@ METHODS: Mapping[str, Method] = {
 }
 
 
+def conflict(method: str, given: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The hyperparameter that does not go with the others, and why, in English and in Chinese; None where all do."""
+    whole = {**METHODS[method].defaults, **given}
+    if whole.get("loss") == "exo_pair" and not whole["label_smoothing"]:
+        return "label_smoothing", "label_smoothing must be above 0 with loss=exo_pair", "loss 为 exo_pair 时必须大于 0"
+    if whole.get("loss") == "kto" and whole["batch_size"] == 1:
+        return "batch_size", "batch_size must be above 1 with loss=kto", "loss 为 kto 时必须大于 1"
+    return None
+
+
 def fault(method: str, name: str, value: Any) -> tuple[str, str] | None:
     """Why this cannot be a hyperparameter of the method, in English and in Chinese; None where it can."""
     known = METHODS[method].hyperparameters

@@ -1,6 +1,7 @@
 """What a run measured, read from its metrics.jsonl while it is written: the cursor is an offset in bytes."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ def read(folder: Path, after: int, limit: int) -> tuple[list[dict[str, Any]], in
     """
     found: list[dict[str, Any]] = []
     with contextlib.suppress(FileNotFoundError), (folder / FILE).open("rb") as file:
+        if after > file.seek(0, os.SEEK_END):
+            return [], after
         file.seek(max(after - 1, 0))
         after = max(after, file.tell() + len(file.readline(MOST))) if after else 0
         file.seek(after)
-        for line in file.read(MOST).splitlines(keepends=True):
-            if len(found) == limit or not line.endswith(b"\n"):
-                break
-            after += len(line)
+        chunk = file.read(MOST)
+        *lines, rest = chunk.split(b"\n")
+        if not lines and len(rest) == MOST:  # longer than anything that is read at once: passed over
+            return [], after + MOST
+        for line in lines[:limit]:
+            after += len(line) + 1
             with contextlib.suppress(orjson.JSONDecodeError):
                 entry = orjson.loads(line)
                 found += [entry] if isinstance(entry, dict) else []

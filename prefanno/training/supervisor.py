@@ -220,11 +220,17 @@ class Supervisor:
         """How the run ended; the adapter of one that ended well gets its name here."""
         outcome = _outcome(folder, self.log)
         if outcome["state"] == "succeeded":
-            config = RunConfig(**json.loads((folder / "config.json").read_text()))
             try:
+                config = RunConfig(**json.loads((folder / "config.json").read_text()))
                 adapters.publish(int(folder.name), folder, self._settings.outputs, config)
             except OSError as error:
                 outcome |= {"state": "failed", "reason": str(error)}
+            except (
+                ValueError,
+                TypeError,
+                KeyError,
+            ) as error:  # train.sh is the user's to change, and so is what it writes
+                outcome |= {"state": "failed", "reason": f"config.json is not what the run was given: {error}"}
         return outcome
 
 
@@ -289,11 +295,15 @@ def _outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:
 
 
 def _guarded(folder: Path) -> str | None:
-    """Why the guard ended a stage early, if it did; train.sh is the user's to change, so it may say nothing."""
+    """Why the guard ended stages early, if it did; train.sh is the user's to change, so it may say nothing."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        for stage in json.loads((folder / "summary.json").read_text())["stages"]:
-            if stage["guard"]:
-                return f"guard: {stage['guard']}; step {stage['kept_step']} of {stage['method']} was kept"
+        stages = json.loads((folder / "summary.json").read_text())["stages"]
+        ended = [
+            f"guard: {stage['guard']}; step {stage['kept_step']} of {stage['method']} was kept"
+            for stage in stages
+            if stage["guard"]
+        ]
+        return "; ".join(ended) or None
     return None
 
 

@@ -6,12 +6,12 @@ import logging
 from dataclasses import asdict, fields
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from prefanno.db.models import Run
-from prefanno.errors import InvalidInput
+from prefanno.errors import InvalidInput, NotFound
 from prefanno.keys import LOOP, SOCKETS
 from prefanno.training import metrics
 from prefanno.training.config import Plan
@@ -49,7 +49,12 @@ async def start(request: web.Request, body: dict[str, Any]) -> web.Response:
 
 
 @endpoint(
-    "Check before training", body=PlanSchema, body_required=False, answer=training_answers.Checked, failures=(503,)
+    "Check before training",
+    body=PlanSchema,
+    body_required=False,
+    answer=training_answers.Checked,
+    failures=(409, 503, 507),
+    keyed=False,
 )
 async def check(request: web.Request, body: dict[str, Any]) -> web.Response:
     """What a run would be trained on, without training: each finding, what is left out, and what the run will take."""
@@ -64,7 +69,10 @@ async def check(request: web.Request, body: dict[str, Any]) -> web.Response:
 async def measured(request: web.Request, query: dict[str, Any]) -> web.Response:
     """Steps, evaluations, probes and alarms in their order; `next` is where the next call goes on."""
     loop = request.app[LOOP]
-    number = query["run"] or (loop.training.last_run.id if loop.training.last_run else 0)
+    last = loop.training.last_run
+    if query["run"] is None and last is None:
+        raise NotFound("there is no run yet", "还没有训练记录")
+    number = query["run"] or cast(Run, last).id
     folder = await folder_of(loop.settings, loop.database, number)
     items, behind = await asyncio.to_thread(metrics.read, folder, query["after"], query["limit"])
     return done("训练指标", {"run": number, "items": items, "next": behind})

@@ -63,6 +63,7 @@ class FoundInRow(Answer):
     action = fields.String(required=True, metadata={"enum": ["left_out", "changed", "kept"]})
     line = fields.Integer(required=True)
     detail = fields.String(required=True)
+    said = fields.String(required=True)
     message = fields.String(required=True)
 
 
@@ -100,6 +101,8 @@ class CheckedStage(Answer):
     dataset = fields.String(required=True)
     rows = fields.Integer(required=True)
     examples = fields.Integer(required=True)
+    held_out = fields.Integer(required=True)
+    batch_size = fields.Integer(required=True)
     steps = fields.Integer(required=True)
     tokens = fields.Nested(TokenCounts, required=True)
     mean_length = fields.Nested(MeanLength, required=True)

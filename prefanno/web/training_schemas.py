@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import ValidationError, fields, validate, validates_schema
 
 from prefanno.training.config import HELD_OUT, LORA, MAX_LENGTH
-from prefanno.training.methods import DATASETS, METHODS, Hyperparameter, fault
+from prefanno.training.methods import DATASETS, METHODS, Hyperparameter, conflict, fault
 from prefanno.web.fields import REQUIRED, Number, QueryWhole, StrictSchema, Text, Truth, Whole, at_most, between, one_of
 from prefanno.web.schemas import LIST, MAX_ID, MAX_SEED, CharacterSchema
 
@@ -41,11 +41,8 @@ class StageSchema(StrictSchema):
         }
         if faults:
             raise ValidationError({"hyperparameters": faults})
-        given = {**method.defaults, **data["hyperparameters"]}
-        if given.get("loss") == "exo_pair" and not given["label_smoothing"]:
-            raise ValidationError({"hyperparameters": {"label_smoothing": ["loss 为 exo_pair 时必须大于 0"]}})
-        if given.get("loss") == "kto" and given["batch_size"] == 1:
-            raise ValidationError({"hyperparameters": {"batch_size": ["loss 为 kto 时必须大于 1"]}})
+        if odd := conflict(data["method"], data["hyperparameters"]):
+            raise ValidationError({"hyperparameters": {odd[0]: [odd[2]]}})
 
 
 class LoraSchema(StrictSchema):
@@ -53,7 +50,6 @@ class LoraSchema(StrictSchema):
 
     r = Whole(load_default=LORA["r"], validate=between(1, 256))
     alpha = Whole(load_default=LORA["alpha"], validate=between(1, 1024))
-    dropout = Number(load_default=LORA["dropout"], validate=between(0.0, 0.9))
 
 
 class PlanSchema(CharacterSchema):
@@ -72,6 +68,7 @@ class PlanSchema(CharacterSchema):
     seed = Whole(load_default=0, validate=between(0, MAX_SEED))
     held_out = Number(load_default=HELD_OUT, validate=between(0.0, 0.5))
     guard = Truth(load_default=True)
+    activation_checkpointing = Truth(load_default=False)
 
     @validates_schema
     def one_shape(self, data: dict[str, Any], **_kwargs: Any) -> None:
@@ -98,6 +95,6 @@ class StartSchema(PlanSchema):
 class MetricsSchema(StrictSchema):
     """`GET /api/train/metrics`: the next page is after `next` of this one; without `run` of the last run."""
 
-    run = QueryWhole(load_default=None, allow_none=False)
+    run = QueryWhole(load_default=None, allow_none=False, validate=between(1, MAX_ID))
     after = QueryWhole(load_default=0)
     limit = QueryWhole(load_default=1000, validate=between(1, 10_000))

@@ -24,6 +24,7 @@ SECRET = "what only the log may know"
 AT_START = {errors.HomeInUse, errors.InvalidSetting}  # end the program before there is a server
 TABLE = {
     errors.NotFound: (404, "未找到"),
+    errors.CheckRunning: (409, "训练数据正在检查中"),
     errors.KeyReused: (409, "该 Idempotency-Key 已用于另一个请求"),
     errors.NothingToUndo: (409, "没有可撤销或重做的操作"),
     errors.NoPrompts: (409, "队列中没有提示"),

@@ -35,6 +35,7 @@ PLAN: dict[str, dict[str, Any]] = {
     "seed": {"type": "integer", "default": 0, "minimum": 0, "maximum": 2**31 - 1},
     "held_out": {"type": "number", "default": 0.1, "minimum": 0.0, "maximum": 0.5},
     "guard": TRUTH,
+    "activation_checkpointing": FALSE,
 }
 REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
     "/api/model/load": (

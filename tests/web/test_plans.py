@@ -64,7 +64,7 @@ def _named(path: str, text: str) -> dict[str, Any]:
 
 FIELDS = (
     *("character", "stages", "adapter", "lora", "max_length", "seed", "held_out", "guard"),
-    *("rebuild", "unload_model", "reload_model", "lora.r", "lora.alpha", "lora.dropout"),
+    *("activation_checkpointing", "rebuild", "unload_model", "reload_model", "lora.r", "lora.alpha"),
     *(f"stages.0.{name}" for name in ("method", "dataset", "hyperparameters")),
     *(f"stages.0.hyperparameters.{name}" for name in METHODS["dpo"].hyperparameters),
 )
@@ -122,7 +122,7 @@ async def test_a_check_reports_on_the_rows_and_starts_nothing(client: Client) ->
     assert list(client.app[LOOP].settings.runs.iterdir()) == []
     asked = _stage(method="orpo", hyperparameters={"epochs": 2.0})
     data = (await accepted(await client.post(CHECK, json=asked), answers.Checked))["data"]
-    assert [(one["method"], one["steps"]) for one in data["stages"]] == [("orpo", 1)]
+    assert [(one["method"], one["steps"]) for one in data["stages"]] == [("orpo", 2)]
 
 
 async def test_a_check_that_finds_nothing_says_so(client: Client) -> None:

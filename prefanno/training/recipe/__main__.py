@@ -13,6 +13,7 @@ not touch the database or the server, and does not choose its hyperparameters: c
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from prefanno.prompting import ChatTemplate
 from prefanno.training.config import RunConfig
 from prefanno.training.findings import FINDINGS, LEFT_OUT
-from prefanno.training.recipe.examples import held_out, scheduled
+from prefanno.training.recipe.examples import Example, held_out, scheduled, split
 from prefanno.training.recipe.preflight import Checked, check, report
 
 SUMMARY = Path("summary.json")
@@ -41,8 +42,9 @@ def looked_at(config: RunConfig) -> dict[str, Any]:
     """The report of all stages, with what the run will take."""
     from prefanno.training.recipe import base, estimate
 
-    template = ChatTemplate.of(base.tokenizer(config))
-    stages = [report(stage, check(stage, template, config.max_length), config.seed) for stage in config.stages]
+    checked = _checked(config, ChatTemplate.of(base.tokenizer(config)))
+    keys = _held_out(checked, config)
+    stages = [report(stage, found, keys, config.seed) for stage, found in zip(config.stages, checked, strict=True)]
     return {"stages": stages, "estimate": estimate.of(config, stages), "ok": any(stage["examples"] for stage in stages)}
 
 
@@ -52,16 +54,21 @@ def train(config: RunConfig) -> None:
     from prefanno.training.recipe.progress import say
 
     tokenizer = base.tokenizer(config)
-    template = ChatTemplate.of(tokenizer)
-    checked = [check(stage, template, config.max_length) for stage in config.stages]
+    checked = _checked(config, ChatTemplate.of(tokenizer))
+    keys = _held_out(checked, config)
     for stage, found in zip(config.stages, checked, strict=True):
         say(f"{stage['method']}: {_counted(found)}")
     if not any(found.examples for found in checked):
         sys.exit("no row is left to train on: every row was left out, see the counts above")
+    for stage, found in zip(config.stages, checked, strict=True):
+        if not found.examples:
+            say(f"{stage['method']}: left out, since no example is left")
     say(f"loading {config.base_model}" + (f", going on from {Path(config.start).name}" if config.start else ""))
     model = base.model(config)
     summaries = [
-        _stage(number, model, tokenizer, found, config) for number, found in enumerate(checked, 1) if found.examples
+        _stage(number, model, tokenizer, split(found.examples, keys), config)
+        for number, found in enumerate(checked, 1)
+        if found.examples
     ]
     SUMMARY.write_text(json.dumps({"stages": summaries}, ensure_ascii=False))
     if all(summary["guard"] and not summary["kept_step"] for summary in summaries):
@@ -70,8 +77,23 @@ def train(config: RunConfig) -> None:
     say(f"adapter complete: {config.adapter}")
 
 
-def _stage(number: int, model: Any, tokenizer: Any, checked: Checked, config: RunConfig) -> dict[str, Any]:
-    """Train one stage; what came of it, by the measures at its first and at its last step."""
+def _checked(config: RunConfig, template: ChatTemplate) -> list[Checked]:
+    """Every stage's examples; none is longer than the model can read."""
+    from prefanno.training.recipe import base
+
+    longest = min(config.max_length, base.context_length(config))
+    return [check(stage, template, longest) for stage in config.stages]
+
+
+def _held_out(checked: Sequence[Checked], config: RunConfig) -> frozenset[str]:
+    """What no stage trains on."""
+    return held_out([one for found in checked for one in found.examples], config.held_out, config.seed)
+
+
+def _stage(
+    number: int, model: Any, tokenizer: Any, examples: tuple[list[Example], list[Example]], config: RunConfig
+) -> dict[str, Any]:
+    """Train one stage on the first of the examples; what came of it, by the measures at its first and its last step."""
     from transformers import PrinterCallback
 
     from prefanno.training.recipe.evaluation import Evaluator
@@ -79,7 +101,7 @@ def _stage(number: int, model: Any, tokenizer: Any, checked: Checked, config: Ru
     from prefanno.training.recipe.trainers import trainer
 
     stage = config.stages[number - 1]
-    learnt, kept_back = held_out(checked.examples, config.held_out, config.seed)
+    learnt, kept_back = examples
     made, scorer = trainer(model, tokenizer, scheduled(learnt, stage["epochs"], config.seed), stage, config)
     evaluator = Evaluator(made, learnt, kept_back, config.seed)
     progress = Progress(number, stage["method"], evaluator, scorer, guards=config.guard)

@@ -1,10 +1,11 @@
 """The model that a run begins with: the base model, with a fresh LoRA adapter or with one to go on from."""
 
+import sys
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from prefanno.training.config import RunConfig
@@ -21,7 +22,6 @@ def model(config: RunConfig) -> Any:
     lora = LoraConfig(
         r=config.lora["r"],
         lora_alpha=config.lora["alpha"],
-        lora_dropout=config.lora["dropout"],
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
@@ -34,6 +34,12 @@ def tokenizer(config: RunConfig) -> Any:
     if found.pad_token is None:
         found.pad_token = found.eos_token
     return found
+
+
+def context_length(config: RunConfig) -> int:
+    """Tokens that the base model can read; where it does not say, no limit."""
+    shape: Any = AutoConfig.from_pretrained(config.base_model_path).get_text_config()
+    return int(getattr(shape, "max_position_embeddings", None) or sys.maxsize)
 
 
 def dtype() -> torch.dtype:

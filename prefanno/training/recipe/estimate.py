@@ -5,6 +5,7 @@ layers keep of one batch for the backward pass. Time: the multiplications, by th
 docs/training.md says how near it comes.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,14 +34,17 @@ def of(config: RunConfig, stages: Sequence[Mapping[str, Any]]) -> dict[str, floa
     head = model.get_output_embeddings()
     linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
     weights = sum(parameter.numel() for parameter in model.parameters())
-    adapter = sum(config.lora["r"] * (one.in_features + one.out_features) for one in linear)
+    adapter = sum(_rank(config) * (one.in_features + one.out_features) for one in linear)
     size = torch.finfo(base.dtype()).bits // 8
     kept = sum(one.in_features * (size + 4) + one.out_features * size for one in linear)  # the adapter reads float32
-    batch = max(
-        (_batch_tokens(stage, of_stage) for stage, of_stage in zip(config.stages, stages, strict=True)), default=0
-    )
+    batch = max(map(_batch_tokens, stages), default=0)
+    if config.activation_checkpointing:
+        kept /= max(shape.get_text_config().num_hidden_layers, 1) / 2  # one layer at a time, and what each begins with
     multiplied = 2 * sum(one.in_features * one.out_features for one in linear)
-    passes = sum(_tokens(stage, of_stage) for stage, of_stage in zip(config.stages, stages, strict=True))
+    again = 4 / 3 if config.activation_checkpointing else 1
+    passes = again * sum(
+        _tokens(of_stage, stage["accumulation"]) for stage, of_stage in zip(config.stages, stages, strict=True)
+    )
     disk = adapter * 4 + sum(Path(stage["file"]).stat().st_size for stage in config.stages)
     return {
         "memory_gb": round((LIBRARIES + weights * size + adapter * OPTIMIZED + batch * kept) / GIGABYTE, 2),
@@ -49,16 +53,23 @@ def of(config: RunConfig, stages: Sequence[Mapping[str, Any]]) -> dict[str, floa
     }
 
 
-def _batch_tokens(stage: Mapping[str, Any], found: Mapping[str, Any]) -> int:
+def _rank(config: RunConfig) -> int:
+    """Of the adapter that the run goes on from, else of the fresh one."""
+    if config.start is None:
+        return int(config.lora["r"])
+    return int(json.loads((Path(config.start) / "adapter_config.json").read_text())["r"])
+
+
+def _batch_tokens(found: Mapping[str, Any]) -> int:
     """Of the longest batch that can come."""
-    return int(stage["batch_size"] * found["tokens"]["longest"] * (1.5 if METHODS[stage["method"]].pairs else 1))
+    return int(found["batch_size"] * found["tokens"]["longest"] * (1.5 if METHODS[found["method"]].pairs else 1))
 
 
-def _tokens(stage: Mapping[str, Any], found: Mapping[str, Any]) -> float:
+def _tokens(found: Mapping[str, Any], accumulation: int) -> float:
     """Tokens times passes through the model, over all epochs."""
     tokens = sum(found["tokens"][name] for name in ("prompt", "chosen", "rejected"))
-    steps = found["steps"] * stage["batch_size"] * stage["accumulation"] / max(found["examples"], 1)
-    return float(tokens * steps * (PASSES + (REFERENCE if METHODS[stage["method"]].reference else 0)))
+    rounds = found["steps"] * found["batch_size"] * accumulation / max(found["examples"], 1)
+    return float(tokens * rounds * (PASSES + (REFERENCE if METHODS[found["method"]].reference else 0)))
 
 
 def _speed() -> float:

@@ -28,7 +28,8 @@ class Evaluator:
         dice = random.Random(seed)  # noqa: S311 - a choice of rows, no secret
         self._rows = list(held_out) or dice.sample(list(train), min(ROWS, len(train)))
         replies = [example.chosen for example in train if example.chosen]
-        self.usual_length = fmean(len(reply.ids) for reply in replies) if replies else 0.0
+        usual = fmean(len(reply.ids) for reply in replies) if replies else 0.0
+        self.usual_length = min(usual, PROBE_TOKENS)  # as long as a reply to a probe can be
         prompts = {example.prompt: example for example in (*held_out, *train)}
         self._probes = dice.sample(list(prompts.values()), min(PROBES, len(prompts)))
 

@@ -3,8 +3,10 @@
 Prompt and replies are tokenized apart, because a model that generates sees the prompt's own tokens, too.
 """
 
+import json
 import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,6 +15,8 @@ from typing import Any
 from prefanno.prompting import ChatTemplate, Message, conversation
 from prefanno.rows import Row
 from prefanno.training.methods import METHODS
+
+SAID = 60  # characters
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,12 @@ class Reply:
 class Example:
     """A prompt and the replies to it; a method that learns from single replies gets one side only.
 
-    `line` is the row's in its file. `one_sided` says that a thought was taken away, since the other side had none.
+    `line` is the row's in its file; `key` is what was asked, whatever thoughts do to the prompt. `one_sided` says
+    that a thought was taken away, since the other side had none.
     """
 
     line: int
+    key: str
     prompt: str
     prompt_ids: list[int]
     chosen: Reply | None
@@ -45,6 +51,12 @@ class Example:
     def sides(self) -> dict[str, Reply]:
         """The replies that it has, by name."""
         return {name: reply for name, reply in (("chosen", self.chosen), ("rejected", self.rejected)) if reply}
+
+    @property
+    def said(self) -> str:
+        """The beginning of the message, so that a person knows which row is meant."""
+        message: str = json.loads(self.key)[-1]
+        return message[:SAID]
 
     @property
     def tokens(self) -> int:
@@ -63,6 +75,7 @@ def of_row(line: int, row: Row, method: str, template: ChatTemplate) -> Iterator
         return
     if row.chosen is not None:
         if method == "sft" and row.mode == "multi":
+            row = replace(row, weight=1.0)  # it is the whole conversation, not a pair's share of it
             yield from (_example(line, turn, template) for turn in _earlier(row))
         yield _example(line, replace(row, rejected=None, rejected_thinking=None), template)
     if row.rejected is not None and method == "kto":
@@ -89,7 +102,7 @@ def scheduled(examples: Sequence[Example], epochs: float, seed: int) -> list[Exa
         dice.shuffle(due)
         order += due
         counts = wanted
-    return order or list(examples)
+    return order or [examples[max(range(len(examples)), key=counts.__getitem__)]]
 
 
 def together(order: Sequence[Example], stage: Mapping[str, Any]) -> tuple[int, int]:
@@ -103,25 +116,60 @@ def together(order: Sequence[Example], stage: Mapping[str, Any]) -> tuple[int, i
     return size, math.ceil(math.ceil(len(order) / size) / stage["accumulation"])
 
 
-def held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """The examples to train on, and those kept back to measure by: no prompt is on both sides.
+def merged(examples: Sequence[Example], method: str) -> list[Example]:
+    """One example for each reply of a choice, where a method learns from single replies.
+
+    A reply comes in as many pairs as it won and lost. Its weight is what it won more than it lost: so the best of four
+    counts as a whole choice, and of a ranking the upper half is good, the lower one bad.
+    """
+    if METHODS[method].pairs:
+        return list(examples)
+    won: dict[tuple[Any, ...], float] = {}
+    first: dict[tuple[Any, ...], tuple[Example, Reply]] = {}
+    for example in examples:
+        ((side, reply),) = example.sides.items()
+        place = (example.key, example.created_at, example.prompt, reply.text)
+        won[place] = won.get(place, 0.0) + (example.weight if side == "chosen" else -example.weight)
+        first.setdefault(place, (example, reply))
+    return [
+        replace(
+            example,
+            chosen=reply if won[place] > 0 else None,
+            rejected=None if won[place] > 0 else reply,
+            weight=min(1.0, abs(won[place])),
+        )
+        for place, (example, reply) in first.items()
+        if abs(won[place]) > NOTHING
+    ]
+
+
+def held_out(examples: Sequence[Example], share: float, seed: int) -> frozenset[str]:
+    """The keys of the examples to measure by, which no stage of a run trains on.
 
     Nothing is kept back of fewer than `ENOUGH`, and at most `MOST`: more would cost time and tell little more.
     """
-    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    counts = Counter(example.key for example in examples)
     wanted = min(MOST, round(len(examples) * share))
-    if len(examples) < ENOUGH or len(prompts) < 2 or not wanted:  # noqa: PLR2004 - one on each side
-        return list(examples), []
-    random.Random(seed).shuffle(prompts)  # noqa: S311 - an order, no secret
-    kept: list[Example] = []
-    for prompt in prompts[:-1]:
-        if len(kept) >= wanted:
-            break
-        kept += [example for example in examples if example.prompt == prompt]
-    apart = {example.prompt for example in kept}
-    return [example for example in examples if example.prompt not in apart], kept
+    if len(examples) < ENOUGH:
+        return frozenset()
+    keys = list(counts)
+    random.Random(seed).shuffle(keys)  # noqa: S311 - an order, no secret
+    kept: set[str] = set()
+    for key in keys[:-1]:
+        if counts[key] <= wanted:
+            kept.add(key)
+            wanted -= counts[key]
+    return frozenset(kept)
 
 
+def split(examples: Sequence[Example], keys: frozenset[str]) -> tuple[list[Example], list[Example]]:
+    """A stage's examples to train on, and those held out; where that would leave none to train on, nothing is."""
+    learnt = [example for example in examples if example.key not in keys]
+    return (learnt, [example for example in examples if example.key in keys]) if learnt else (list(examples), [])
+
+
+NOTHING = 1e-9
+TURNS = 50
 ENOUGH, MOST = 30, 64
 
 
@@ -133,6 +181,7 @@ def _example(line: int, row: Row, template: ChatTemplate) -> Example:
     prompt = template.prompt(messages, thinking=thinking)
     return Example(
         line,
+        json.dumps([row.system_prompt, list(row.context), row.human_input]),
         prompt,
         _ids(template, prompt),
         _reply(row.chosen, row.chosen_thinking if thinking else None, template),
@@ -156,10 +205,11 @@ def _ids(template: ChatTemplate, text: str) -> list[int]:
 
 
 def _earlier(row: Row) -> Iterator[Row]:
-    """The conversation's rows that end in each of its earlier replies."""
+    """The conversation's rows that end in each of its earlier replies, of the last `TURNS`: each has all before it."""
     turns: list[Message] = list(row.context)
-    for position, turn in enumerate(turns):
-        if turn["role"] == "assistant" and position and turns[position - 1]["role"] == "user":
+    for position in range(max(1, len(turns) - 2 * TURNS), len(turns)):
+        turn = turns[position]
+        if turn["role"] == "assistant" and turns[position - 1]["role"] == "user":
             said = turns[position - 1]["content"]
             yield replace(
                 row,

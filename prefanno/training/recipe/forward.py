@@ -24,6 +24,7 @@ from trl.trainer.utils import FusedCausalLMOutput, add_fused_lm_head
 
 NOT_LEARNT = -100  # the label of such a position, in TRL and torch
 CHUNK = 256  # positions that go through the head at once: 50 MB of logits for a vocabulary of 50,000
+MASKED = 1 << 27  # places in the mask of a batch: more would take more memory than the prompts' sharing saves
 UNLIKE = 0.05  # nats for each token; bfloat16 alone makes less
 
 
@@ -36,7 +37,7 @@ class Scorer:
 
     def __init__(self, model: Any, *, pairs: bool) -> None:
         self._model, self._pairs = model, pairs
-        self._plain = _is_plain(model.config.get_text_config())
+        self._plain = _is_plain(model.config.get_text_config()) and model.get_output_embeddings().bias is None
         self._shares = pairs and self._plain and _has_causal_attention(model.config.get_text_config())
         self._got: list[tuple[list[float], list[float]]] = []
         self.good: list[bool] | None = None
@@ -108,7 +109,8 @@ class Scorer:
 
     def _outputs(self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **_kwargs: Any) -> Any:
         wanted = labels[:, 1:] != NOT_LEARNT
-        if self._shares and (prompts := _prompts(input_ids, labels)) is not None:
+        masked = len(input_ids) // 2 * (2 * input_ids.shape[1]) ** 2
+        if self._shares and masked <= MASKED and (prompts := _prompts(input_ids, labels)) is not None:
             hidden = self._shared(input_ids, labels, prompts)
         else:
             backbone = self._model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
@@ -206,9 +208,9 @@ def _prompts(input_ids: Tensor, labels: Tensor) -> list[int] | None:
 
 
 def _is_plain(config: Any) -> bool:
-    """Whether the head only multiplies: other models scale or cap the logits, or have losses of their own."""
+    """Whether the head only multiplies: others scale or cap the logits, or have routers with a loss of their own."""
     odd = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-    return not any(getattr(config, name, None) for name in (*odd, "output_router_logits"))
+    return not any(getattr(config, name, None) for name in odd) and not hasattr(config, "output_router_logits")
 
 
 def _has_causal_attention(config: Any) -> bool:

@@ -7,7 +7,7 @@ A run trains on exactly what this leaves. Nothing is ever cut.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,7 @@ from prefanno.rows import Fault, reader
 from prefanno.training.config import FORMAT
 from prefanno.training.findings import FINDINGS, LEFT_OUT
 from prefanno.training.methods import METHODS
-from prefanno.training.recipe.examples import Example, Reply, of_row, scheduled, together
+from prefanno.training.recipe.examples import SAID, Example, Reply, merged, of_row, scheduled, split, together
 
 SHOWN = 1000  # findings that a report names one by one; the counts are of all
 RENDERED = 3  # examples that a report shows
@@ -26,11 +26,12 @@ BIASED_LENGTH, BIASED_SHARE, BIASED_ROWS = 1.5, 0.8, 10  # times as long, in so 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found, in which line of the stage's file; 0: in all of it."""
+    """What was found, in which line of the stage's file, which begins so; 0: in all of it."""
 
     code: str
     line: int
     detail: str = ""
+    said: str = ""
 
 
 @dataclass
@@ -56,14 +57,19 @@ def check(stage: Mapping[str, Any], template: ChatTemplate, max_length: int) -> 
         if isinstance(row, Fault):
             checked.findings.append(Finding("unreadable", line, str(row)))
             continue
-        for example in of_row(line, row, stage["method"], template):
-            found = list(_faults(example, template, max_length))
-            checked.findings += found
-            if any(FINDINGS[finding.code][0] == LEFT_OUT for finding in found):
-                checked.tokens_left_out += example.tokens
-            else:
-                good.append(example)
-    for example, finding in _one_of_a_kind(good):
+        try:
+            for example in of_row(line, row, stage["method"], template):
+                found = [replace(one, said=example.said) for one in _faults(example, template, max_length)]
+                checked.findings += found
+                if any(FINDINGS[finding.code][0] == LEFT_OUT for finding in found):
+                    checked.tokens_left_out += example.tokens
+                else:
+                    good.append(example)
+                if stage["method"] == "sft" and example.tokens > max_length:
+                    break  # the conversation's later replies have longer prompts yet
+        except ValueError as error:  # the model's template cannot render it
+            checked.findings.append(Finding("unreadable", line, str(error), row.human_input[:SAID]))
+    for example, finding in _one_of_a_kind(merged(good, stage["method"])):
         if finding is None:
             checked.examples.append(example)
         else:
@@ -73,16 +79,19 @@ def check(stage: Mapping[str, Any], template: ChatTemplate, max_length: int) -> 
     return checked
 
 
-def report(stage: Mapping[str, Any], checked: Checked, seed: int) -> dict[str, Any]:
+def report(stage: Mapping[str, Any], checked: Checked, keys: frozenset[str], seed: int) -> dict[str, Any]:
     """What a person reads before a run: counts, lengths, findings, and how the first rows look to the model."""
     lengths = {side: [len(reply.ids) for reply in _replies(checked.examples, side)] for side in ("chosen", "rejected")}
-    order = scheduled(checked.examples, stage["epochs"], seed)
+    learnt, kept_back = split(checked.examples, keys)
+    size, steps = together(scheduled(learnt, stage["epochs"], seed), stage) if learnt else (0, 0)
     return {
         "method": stage["method"],
         "dataset": stage["dataset"],
         "rows": checked.rows,
         "examples": len(checked.examples),
-        "steps": together(order, stage)[1],
+        "held_out": len(kept_back),
+        "batch_size": size,
+        "steps": steps,
         "tokens": {
             "prompt": sum(len(example.prompt_ids) for example in checked.examples),
             **{side: sum(of_side) for side, of_side in lengths.items()},
@@ -92,7 +101,13 @@ def report(stage: Mapping[str, Any], checked: Checked, seed: int) -> dict[str, A
         "mean_length": {side: round(fmean(of_side), 1) if of_side else None for side, of_side in lengths.items()},
         "counts": dict(checked.counts()),
         "findings": [
-            {"code": one.code, "action": FINDINGS[one.code][0], "line": one.line, "detail": one.detail}
+            {
+                "code": one.code,
+                "action": FINDINGS[one.code][0],
+                "line": one.line,
+                "detail": one.detail,
+                "said": one.said,
+            }
             for one in checked.findings[:SHOWN]
         ],
         "rendered": [_rendered(example) for example in checked.examples[:RENDERED]],
@@ -129,16 +144,20 @@ def _comes_through(reply: Reply, template: ChatTemplate) -> bool:
 
 def _one_of_a_kind(examples: Sequence[Example]) -> Iterator[tuple[Example, Finding | None]]:
     """Each example with why it is not wanted beside the others. Of two that contradict, the later choice holds."""
-    seen: dict[tuple[str, str | None, str | None], Example] = {}
+    seen: dict[tuple[str, ...], Example] = {}
+    said: dict[tuple[str, ...], Example] = {}
     dropped: dict[int, Finding] = {}
     for example in sorted(examples, key=lambda one: (one.created_at, one.line)):
-        chosen, rejected = (reply.text if reply else None for reply in (example.chosen, example.rejected))
-        if (earlier := seen.get((example.prompt, chosen, rejected))) is not None:
-            dropped[id(example)] = Finding("duplicate", example.line, f"line {earlier.line}")
+        sides = (example.chosen, example.rejected)
+        texts = (example.prompt, *(reply.text if reply else "" for reply in sides))
+        chosen, rejected = (reply.content if reply else "" for reply in sides)
+        if (earlier := seen.get(texts)) is not None and id(earlier) not in dropped:
+            dropped[id(example)] = Finding("duplicate", example.line, f"line {earlier.line}", example.said)
             continue
-        seen[example.prompt, chosen, rejected] = example
-        if (opposite := seen.pop((example.prompt, rejected, chosen), None)) is not None and opposite is not example:
-            dropped[id(opposite)] = Finding("contradictory", opposite.line, f"line {example.line}")
+        seen[texts] = example
+        if (opposite := said.pop((example.key, rejected, chosen), None)) is not None:
+            dropped[id(opposite)] = Finding("contradictory", opposite.line, f"line {example.line}", opposite.said)
+        said[example.key, chosen, rejected] = example
     for example in examples:
         yield example, dropped.get(id(example))
 

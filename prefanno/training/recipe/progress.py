@@ -36,14 +36,14 @@ def say(text: str) -> None:
 def record(kind: str, values: Mapping[str, Any]) -> None:
     """Write an object to metrics.jsonl."""
     with METRICS.open("a") as file:
-        file.write(json.dumps({"kind": kind, **values}) + "\n")
+        file.write(json.dumps({"kind": kind, **values}, ensure_ascii=False) + "\n")
 
 
 class Progress(TrainerCallback):
     """Follows one stage; with `guards` it stops one that breaks the model, and `kept` is the step to go back to.
 
-    The best step is, among those without an alarm, the one with the largest margin, or without pairs with the likeliest
-    replies.
+    The best step is, among those without an alarm, the one whose chosen replies are the likeliest compared with the
+    rejected ones; without any alarm-free step it is the start.
     """
 
     def __init__(self, number: int, method: str, evaluator: Evaluator, scorer: Scorer, *, guards: bool) -> None:
@@ -84,7 +84,7 @@ class Progress(TrainerCallback):
         record("step", self._about | _storable(values))
         shown = " · ".join(f"{name} {values[name]:.3g}" for name in SHOWN if isinstance(values.get(name), int | float))
         say(f"{self._about['method']} step {state.global_step}/{state.max_steps} · {shown} · {left:.0f} s left")
-        if self._guards and (alarm := guard.not_a_number(state.global_step, values["loss"])):
+        if alarm := guard.not_a_number(state.global_step, values["loss"]):  # also without the guard: all is lost
             self._tell(alarm, state, control)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_kwargs: Any) -> None:
@@ -118,15 +118,18 @@ class Progress(TrainerCallback):
         return found
 
     def _remember(self, model: Any, now: Evaluation, found: list[Alarm]) -> None:
-        score = now.margin if now.margin is not None else now.chosen_logp
-        if not found and score is not None and score > self._best_score:
+        score = (now.chosen_logp or 0.0) - (now.rejected_logp or 0.0)
+        if not self._best or (not found and score > self._best_score):
             self._best_score, self.kept = score, now.step
             weights = get_peft_model_state_dict(model)
             self._best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
     def _tell(self, alarm: Alarm, state: Any, control: Any) -> None:
         record("alarm", self._about | {"step": state.global_step} | asdict(alarm))
-        say(f"guard: {alarm.text}" + (f"; stopped, step {self.kept} is kept" if alarm.stops else ""))
+        say(
+            f"guard: {alarm.text}"
+            + (f"; stopped, step {self.kept} is kept" if alarm.stops else " (a warning; the run goes on)")
+        )
         if alarm.stops and self.stopped is None:
             self.stopped = alarm
             control.should_training_stop = True

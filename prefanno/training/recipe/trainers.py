@@ -26,6 +26,8 @@ WARM_UP, WARMED_UP = 2, 20  # steps of warm-up, in a stage of at least so many: 
 def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, config: RunConfig) -> tuple[Any, Scorer]:
     """A trainer that goes once through the examples in this order, and what scores its batches."""
     pairs = METHODS[stage["method"]].pairs
+    if stage.get("loss") == "kto" and len(order) > 1 and len(order) % together(order, stage)[0] == 1:
+        order = order[:-1]  # a reply alone in its batch has no other one to be compared with
     rows = [(_pair if pairs else _single)(example) for example in order]
     make: dict[str, Any] = {"sft": _sft, "simpo": _simpo, "dpo": _dpo, "orpo": _orpo, "kto": _kto}
     made = make[stage["method"]](
@@ -36,6 +38,8 @@ def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, co
         processing_class=tokenizer,
     )
     made.scorer = scorer = Scorer(model.get_base_model(), pairs=pairs)
+    if stage["method"] in ("simpo", "orpo"):
+        made.aux_loss_enabled = False  # of routers: `_both_sides` has none, and TRL leaves it out by default
     if pairs:
         scorer.shares_rightly(scored(made, order[:1]))
     return made, scorer
@@ -166,7 +170,7 @@ def _arguments(stage: Row, config: RunConfig, order: Sequence[Example]) -> Row:
         "train_sampling_strategy": "sequential",
         "per_device_train_batch_size": size,
         "gradient_accumulation_steps": stage["accumulation"],
-        "max_length": config.max_length,
+        "max_length": None if stage["method"] == "kto" else config.max_length,  # KTO's other replies may be longer
         "lr_scheduler_type": "cosine",
         "warmup_steps": WARM_UP if steps >= WARMED_UP else 0,
         "logging_steps": 1,
@@ -174,7 +178,7 @@ def _arguments(stage: Row, config: RunConfig, order: Sequence[Example]) -> Row:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "activation_checkpointing": False,
+        "activation_checkpointing": config.activation_checkpointing,
         "bf16": False,  # the weights are in bfloat16 already; autocast on top costs time on a CPU and gains nothing
         "seed": config.seed,
     }

@@ -56,7 +56,7 @@ def prepared(
     files = snapshot.described(folder / "data", writing.counts)
     manifest = Manifest("sharegpt", "li", "unused", None, files, writing.losses)
     planned = [stage | SMALL | named for stage, named in zip(stages(manifest, asked), _named(asked), strict=False)]
-    small: dict[str, Any] = {"lora": {"r": 4, "alpha": 8, "dropout": 0.0}, "max_length": 512}
+    small: dict[str, Any] = {"lora": {"r": 4, "alpha": 8}, "max_length": 512}
     config = RunConfig("li", str(model), str(model), "li-simpo-1", planned, **{**small, **changes})
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     return config

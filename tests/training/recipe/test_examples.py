@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from prefanno.prompting import conversation
 from prefanno.rows import Row
-from prefanno.training.recipe.examples import ENOUGH, MOST, Example, held_out, of_row, scheduled, together
+from prefanno.training.recipe.examples import (
+    ENOUGH,
+    MOST,
+    Example,
+    held_out,
+    merged,
+    of_row,
+    scheduled,
+    split,
+    together,
+)
 from tests.properties import unhurried
 from tests.test_prompting import QWEN
 from tests.tiny import CHATML
@@ -25,7 +35,7 @@ def _one(given_row: Row, method: str, form: str) -> Example:
 
 
 def _example(prompt: str = "p", weight: float = 1.0, line: int = 1) -> Example:
-    return Example(line, prompt, [1], None, None, weight, row("a", "b").created_at)
+    return Example(line, prompt, prompt, [1], None, None, weight, row("a", "b").created_at)
 
 
 @each_form
@@ -93,8 +103,8 @@ def test_an_example_comes_as_often_as_its_weight_says(weights: list[float], epoc
     """Over all epochs each example comes its weight times the epochs, to the next whole number up or down."""
     order = scheduled([_example(weight=weight, line=line) for line, weight in enumerate(weights)], epochs, seed)
     came = Counter(example.line for example in order)
-    if sum(came.values()) == len(weights) and max(weights) * epochs < 1:
-        return  # so few that all are taken once
+    if sum(came.values()) == 1:
+        return  # so little that one is taken in place of none
     assert all(abs(came[line] - weight * epochs) < 1 + 1e-6 for line, weight in enumerate(weights))
 
 
@@ -103,7 +113,7 @@ def test_a_part_of_an_epoch_takes_a_part_of_the_examples(epochs: float) -> None:
     """Half an epoch has about half of the examples; and something is always left to train on."""
     order = scheduled([_example(line=line) for line in range(200)], epochs, 0)
     assert abs(len(order) - 200 * epochs) < 30
-    assert len(scheduled([_example(weight=0.1)], 0.1, 0)) == 1
+    assert len(scheduled([_example(weight=0.1) for _ in range(5)], 0.1, 0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -122,21 +132,68 @@ def test_a_batch_holds_an_example_once(examples: int, stage: dict[str, Any], exp
     assert together(order, {"batch_size": 4, "accumulation": 1, **stage}) == expected
 
 
-def test_no_prompt_is_on_both_sides() -> None:
-    """What is kept back has prompts of its own, about the share asked for, never more than the most."""
+def _weights(rows: list[Row], method: str) -> dict[tuple[str, str], float]:
+    """Side and reply → weight, of what a method that learns from single replies gets of these rows."""
+    given_rows = [example for line, one in enumerate(rows) for example in of_row(line, one, method, FORMS["chatml"])]
+    found = {}
+    for example in merged(given_rows, method):
+        ((side, reply),) = example.sides.items()
+        found[side, reply.content] = round(example.weight, 4)
+    return found
+
+
+def test_the_best_of_several_counts_as_a_whole_choice() -> None:
+    """Best of four is three pairs of a third each: the best is learnt once, and each of the others is a third bad."""
+    best = [row("A.", other, weight=1 / 3) for other in ("B.", "C.", "D.")]
+    bad = {("rejected", other): 0.3333 for other in ("B.", "C.", "D.")}
+    assert _weights(best, "sft") == {("chosen", "A."): 1.0}
+    assert _weights(best, "kto") == {("chosen", "A."): 1.0, **bad}
+
+
+def test_a_ranking_is_good_in_its_upper_half_and_bad_in_its_lower() -> None:
+    """Of four in a row the first won three times, the second once more than it lost, and so down."""
+    order = ["A.", "B.", "C.", "D."]
+    pairs = [row(better, worse, weight=1 / 6) for place, better in enumerate(order) for worse in order[place + 1 :]]
+    assert _weights(pairs, "kto") == {
+        ("chosen", "A."): 0.5,
+        ("chosen", "B."): 0.1667,
+        ("rejected", "C."): 0.1667,
+        ("rejected", "D."): 0.5,
+    }
+    middle = [row("A.", "B.", weight=1 / 3), row("A.", "C.", weight=1 / 3), row("B.", "C.", weight=1 / 3)]
+    assert ("chosen", "B.") not in _weights(middle, "kto") and ("rejected", "B.") not in _weights(middle, "kto")
+
+
+def test_a_conversation_counts_as_one_whatever_its_pairs() -> None:
+    """A ranked conversation has a pair's weight in its row; SFT learns all of it."""
+    talk = row("A.", "B.", mode="multi", weight=1 / 6)
+    assert _weights([talk], "sft") == {("chosen", "A."): 1.0}
+
+
+def test_no_question_is_on_both_sides() -> None:
+    """What is kept back has questions of its own, about the share asked for, never more than the most."""
     examples = [_example(f"prompt {number // 3}", line=number) for number in range(90)]
-    learnt, kept = held_out(examples, 0.1, 0)
-    assert len(learnt) + len(kept) == 90 and 9 <= len(kept) <= 11
-    assert not {one.prompt for one in learnt} & {one.prompt for one in kept}
+    learnt, kept = split(examples, held_out(examples, 0.1, 0))
+    assert len(learnt) + len(kept) == 90 and len(kept) == 9
+    assert not {one.key for one in learnt} & {one.key for one in kept}
     many = [_example(f"prompt {number}", line=number) for number in range(3000)]
-    assert len(held_out(many, 0.1, 0)[1]) == MOST
+    assert len(held_out(many, 0.1, 0)) == MOST
+
+
+def test_a_question_with_most_of_the_rows_is_trained_on() -> None:
+    """A question that alone has more rows than are wanted is never kept back."""
+    examples = [_example(f"prompt {max(0, number - 89)}") for number in range(100)]
+    for seed in range(20):
+        learnt, kept = split(examples, held_out(examples, 0.1, seed))
+        assert len(kept) <= 10 <= len(learnt)
 
 
 def test_of_few_rows_none_is_kept_back() -> None:
-    """Below `ENOUGH` examples, with one prompt only, or where no share is asked for, all are trained on."""
+    """Below `ENOUGH` examples, with one question only, or where no share is asked for, all are trained on."""
     few = [_example(f"prompt {number}") for number in range(ENOUGH - 1)]
-    assert held_out(few, 0.5, 0) == (few, [])
     alike = [_example() for _ in range(100)]
-    assert held_out(alike, 0.5, 0) == (alike, [])
     enough = [_example(f"prompt {number}") for number in range(ENOUGH)]
-    assert held_out(enough, 0.0, 0) == (enough, []) and held_out(enough, 0.1, 0)[1]
+    for examples, share in ((few, 0.5), (alike, 0.5), (enough, 0.0)):
+        assert held_out(examples, share, 0) == frozenset()
+    assert held_out(enough, 0.1, 0)
+    assert split(few, frozenset(one.key for one in few)) == (few, [])

@@ -84,6 +84,21 @@ def test_a_choice_made_again_after_its_opposite_counts_once(tmp_path: Path) -> N
     assert example.created_at == rows[2].created_at
 
 
+def test_an_opposite_is_found_whatever_the_thoughts(tmp_path: Path) -> None:
+    """A pair with thoughts and a later one without them, of the same replies the other way round, contradict."""
+    rows = [row("A.", "B.", THOUGHTS, minute=1), row("B.", "A.", minute=2)]
+    checked = _checked(tmp_path, "simpo", rows, template(SHAPES[0].jinja))
+    assert [finding.code for finding in checked.findings] == ["contradictory"] and len(checked.examples) == 1
+
+
+def test_one_choice_does_not_contradict_itself(tmp_path: Path) -> None:
+    """A ranking, seen by KTO, has replies that won and lost: no finding is made of that."""
+    rows = [row("A.", "B.", weight=1 / 3), row("A.", "C.", weight=1 / 3), row("B.", "C.", weight=1 / 3)]
+    config = prepared(tmp_path, tmp_path, rows, [{"method": "kto", "dataset": "preference"}])
+    checked = check(absolute(tmp_path, config.stages[0]), template(SHAPES[0].jinja), 512)
+    assert checked.findings == [] and len(checked.examples) == 2
+
+
 def test_a_row_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A broken row in the file is a finding with its reason; the rows beside it are used."""
     config = prepared(tmp_path, tmp_path, PAIRS)
@@ -124,7 +139,7 @@ def test_the_report_shows_what_the_model_will_see(tmp_path: Path) -> None:
     form = template(SHAPES[0].jinja)
     config = prepared(tmp_path, tmp_path, [*PAIRS, row("Same.", "Same.")])
     stage = absolute(tmp_path, config.stages[0])
-    told: dict[str, Any] = report(stage, check(stage, form, 512), 0)
+    told: dict[str, Any] = report(stage, check(stage, form, 512), frozenset(), 0)
     assert (told["rows"], told["examples"], told["steps"], told["counts"]) == (4, 3, 2, {"equal_sides": 1})
     assert [(one["code"], one["action"]) for one in told["findings"]] == [("equal_sides", "left_out")]
     first = told["rendered"][0]

@@ -189,6 +189,13 @@ def test_the_same_configuration_makes_the_same_weights(tmp_path: Path, tiny_mode
     assert made[0] == made[1] and made[0] != made[2]
 
 
+def test_checkpointing_changes_nothing_but_memory(tmp_path: Path, tiny_model: Path, trained: Trained) -> None:
+    """What is computed again in the backward pass gives the same losses, step by step."""
+    done = _trained(tmp_path / "1", tiny_model, ROWS, activation_checkpointing=True)
+    losses = [[one["loss"] for one in run.of_kind("step")] for run in (trained, done)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_an_adapter_is_gone_on_from(tmp_path: Path, tiny_model: Path, trained: Trained) -> None:
     """The run begins where the adapter ended, keeps its shape, and leaves it as it was."""
     start = trained.folder / "adapter"

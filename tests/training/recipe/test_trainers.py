@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from prefanno.training.recipe import __main__ as recipe
 from prefanno.training.recipe import base
 from prefanno.training.recipe.examples import Example
 from prefanno.training.recipe.preflight import check
+from prefanno.training.recipe.trainers import trainer
 from tests.training.recipe.rows import prepared, row
 
 PAIRS = [
@@ -53,7 +55,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 
 
 def _config(folder: Path, model: Path) -> RunConfig:
-    return RunConfig("li", str(model), str(model), folder.name, [], {"r": 4, "alpha": 8, "dropout": 0.0})
+    return RunConfig("li", str(model), str(model), folder.name, [], {"r": 4, "alpha": 8})
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["fresh", "going on"])
@@ -80,6 +82,36 @@ def test_the_first_loss_is_that_of_the_stated_reference(  # noqa: PLR0913, PLR09
     if goes_on and method in ("dpo", "kto"):
         bare = base.model(replace(config, start=None)).eval()
         assert logged != pytest.approx(_loss(config.stages[0], examples, policy, bare), rel=0.01)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_later_losses_compare_with_where_the_stage_began(
+    tmp_path: Path, tiny_model: Path, learnt: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """With weights that have moved since, the loss is that of the formula against the adapter gone on from.
+
+    Policy and reference differ now, so beta, both sides, and KTO's KL term have their say.
+    """
+    rows, asked = ASKED[method]
+    asked = {**asked, "hyperparameters": {**asked["hyperparameters"], "batch_size": 4}}
+    config = prepared(tmp_path, tiny_model, rows, [asked], start=str(learnt))
+    monkeypatch.chdir(tmp_path)
+    warnings.simplefilter("ignore")
+    tokenizer = base.tokenizer(config)
+    examples = check(config.stages[0], ChatTemplate.of(tokenizer), config.max_length).examples
+    model = base.model(config)
+    made, scorer = trainer(model, tokenizer, examples, config.stages[0], config)
+    torch.manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_B.default" in name:
+            parameter.data.add_(torch.randn_like(parameter) * 4)
+    batch = next(iter(made.get_train_dataloader()))
+    loss = made.compute_loss(model, batch).item()
+    scorer.remove()
+    reference = base.model(config).eval()
+    expected = _loss(config.stages[0], examples, model, reference)
+    assert loss == pytest.approx(expected, rel=5e-3)
+    assert loss != pytest.approx(_loss(config.stages[0], examples, model, model), rel=0.02)
 
 
 def _metrics(folder: Path) -> list[dict[str, Any]]:
@@ -113,18 +145,23 @@ def _loss(stage: dict[str, Any], examples: list[Example], policy: Any, reference
 
 
 def _kto(stage: dict[str, Any], examples: list[Example], policy: Any, reference: Any) -> float:
-    """All replies are one batch. Its KL term is 0 where policy and reference are one; elsewhere it is left out."""
+    """All replies are one batch; the KL term is the mean log-ratio of each prompt with the reply before, at least 0."""
+    replies = [next(iter(example.sides.values())) for example in examples]
+    others = [
+        _ratio(policy, reference, example.prompt_ids, other.ids)
+        for example, other in zip(examples, [replies[-1], *replies[:-1]], strict=True)
+    ]
+    kl = max(0.0, sum(others) / len(others))
     losses = []
-    for example in examples:
-        ((side, reply),) = example.sides.items()
-        ratio = sum(
-            sign * _log_probs(model, example.prompt_ids, reply.ids).sum().item()
-            for sign, model in ((1, policy), (-1, reference))
-        )
-        good = side == "chosen"
-        value = 1 / (1 + math.exp(-stage["beta"] * (ratio if good else -ratio)))
+    for example, reply in zip(examples, replies, strict=True):
+        ratio, good = _ratio(policy, reference, example.prompt_ids, reply.ids), example.chosen is not None
+        value = 1 / (1 + math.exp(-stage["beta"] * (ratio - kl if good else kl - ratio)))
         losses.append(stage["desirable_weight" if good else "undesirable_weight"] * (1 - value))
     return float(sum(losses) / len(losses))
+
+
+def _ratio(policy: Any, reference: Any, prompt: list[int], reply: list[int]) -> float:
+    return float(_log_probs(policy, prompt, reply).sum() - _log_probs(reference, prompt, reply).sum())
 
 
 def _log_probs(model: Any, prompt: list[int], reply: list[int]) -> Tensor:
