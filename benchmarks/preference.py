@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import direct
-from benchmarks.training import LONGEST, given_pairs, rows, written
+from benchmarks.training_data import LONGEST, given_pairs, rows, written
 from prefanno.prompting import ChatTemplate
 from prefanno.rows import Row
 from prefanno.training.config import RunConfig, asked

@@ -24,8 +24,8 @@ from benchmarks import direct
 from benchmarks.preference import Scores, held_out_of, scored
 from benchmarks.serving import Server, running
 from benchmarks.taste_measure import measure
+from benchmarks.training_data import pairs, questions, swap
 
-DATA = Path(__file__).parent / "taste_data"
 LIMIT_S = 180
 REPEATED, UNKNOWN = 0.05, 0.02  # how much less whole the text may be than the base model's
 Plan = Mapping[str, Any]
@@ -85,23 +85,6 @@ def _print(name: str, trained: Trained) -> list[str]:
     if trained.reason:
         print(f"{name}: {trained.reason}", flush=True)
     return trained.replies
-
-
-def pairs() -> list[dict[str, str]]:
-    """The 40 pairs: human_input, chosen, rejected."""
-    found: list[dict[str, str]] = json.loads((DATA / "pairs.json").read_text())
-    return found
-
-
-def swap(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
-    """The control: the taste of somebody who likes assistants."""
-    return [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
-
-
-def questions() -> list[str]:
-    """The 20 questions that are not in the pairs."""
-    found: list[str] = json.loads((DATA / "questions.json").read_text())
-    return found
 
 
 def train_and_ask(rows: Sequence[dict[str, str]], asked: Sequence[str], samples: int, plan: Plan = USUAL) -> Trained:

@@ -16,21 +16,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks import direct
-from benchmarks.taste import pairs as written_pairs
-from prefanno import snapshot
+from benchmarks.training_data import LONGEST, given_pairs, rows, written
 from prefanno.prompting import ChatTemplate
-from prefanno.rows import Row, writer
-from prefanno.snapshot import Manifest
-from prefanno.training.config import LORA, RunConfig, stages
 from prefanno.training.recipe.examples import Example, held_out, scheduled, split
 from prefanno.training.recipe.preflight import check
 
-LONGEST = 512
 RECIPE = ("-P", "-m", "prefanno.training.recipe", "config.json")
 BARE = ("-m", "benchmarks.bare_trl", "bare.json")
 
@@ -67,31 +60,6 @@ def main() -> None:
         print(_row(name, runs, done["bare TRL"]))
 
 
-def rows(source: Sequence[dict[str, Any]]) -> list[Row]:
-    """Pairs of ShareGPT or of the taste benchmark as rows."""
-    return [_row_of(entry) for entry in source]
-
-
-def given_pairs() -> list[dict[str, Any]]:
-    """The pairs of PAIRS_JSON, else the hand-written ones."""
-    path = os.environ.get("PAIRS_JSON")
-    found: list[dict[str, Any]] = json.loads(Path(path).read_text()) if path else written_pairs()
-    return found
-
-
-def written(folder: Path, given: Sequence[Row], asked: Sequence[dict[str, Any]] | None = None) -> RunConfig:
-    """The rows in a run's folder, with the configuration of a run on them, as the server makes it."""
-    (folder / "data").mkdir(parents=True)
-    with writer("sharegpt").writing(folder / "data", "li") as writing:
-        writing.write(given)
-    files = snapshot.described(folder / "data", writing.counts)
-    manifest = Manifest("sharegpt", "li", "", None, files, writing.losses)
-    base = str(direct.demo())
-    config = RunConfig("li", "demo", base, "li-simpo-1", stages(manifest, asked), LORA, max_length=LONGEST)
-    (folder / "config.json").write_text(json.dumps(asdict(config)))
-    return config
-
-
 def _prepare(folder: Path, steps: int) -> None:
     """The run's folder for the recipe, and in bare.json the same examples in the same order for the bare script."""
     config = written(folder, rows(given_pairs()))
@@ -116,19 +84,6 @@ def _prepare(folder: Path, steps: int) -> None:
 
 def _texts(example: Example) -> dict[str, str]:
     return {"prompt": example.prompt, **{side: reply.text for side, reply in example.sides.items()}}
-
-
-def _row_of(entry: dict[str, Any]) -> Row:
-    made = datetime.fromisoformat("2026-01-01T00:00:00")
-    if "conversations" not in entry:
-        said, chosen, rejected = entry["human_input"], entry["chosen"], entry["rejected"]
-        return Row("single", direct.CONFIG.system_prompt, [], said, chosen, None, rejected, None, made)
-    *earlier, last = entry["conversations"]
-    roles = {"human": "user", "gpt": "assistant"}
-    context = [{"role": roles[turn["from"]], "content": turn["value"]} for turn in earlier if turn["from"] in roles]
-    system = entry.get("system") or direct.CONFIG.system_prompt
-    chosen, rejected = entry["chosen"]["value"], entry["rejected"]["value"]
-    return Row("single", system, context, last["value"], chosen, None, rejected, None, made)  # type: ignore[arg-type]
 
 
 def _ours(folder: Path) -> Run:

@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from benchmarks.serving import Server
-from benchmarks.taste import pairs, questions, replies
+from benchmarks.taste import replies
 from benchmarks.taste_measure import measure
+from benchmarks.training_data import pairs, questions
 
 # It is about the model and takes minutes; test_clients.py goes through the same loop on both databases.
 pytestmark = [pytest.mark.needs("demo model"), pytest.mark.sqlite_only]
