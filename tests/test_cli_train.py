@@ -157,7 +157,7 @@ def test_check_says_what_would_be_trained_on(settings: Settings) -> None:
     done = _run(settings, "train", "--check")
     assert (done.returncode, done.stderr) == (0, "")
     first, found, where, *shown, needs = done.stdout.splitlines()
-    assert first.startswith("simpo on preference: 1 examples of 2 rows, 4 steps; ")
+    assert first.startswith("simpo on preference: 1 examples of 2 rows, 6 steps; ")
     assert found == "  left out: 1 × chosen equals rejected" and where.endswith(", 'Hi'")
     assert any("chosen: 'Ho<|im_end|>'" in line for line in shown)
     assert needs.startswith("needs about ")

@@ -88,7 +88,7 @@ METHODS: Mapping[str, Method] = {
             "nll_weight": NLL_WEIGHT,
         },
         learning_rate=3e-4,
-        epochs=4.0,
+        epochs=6.0,
     ),
     "dpo": Method(
         ("preference",),
