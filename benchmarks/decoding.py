@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import direct
 from benchmarks.direct import CONFIG, ROWS, SAMPLING
-from benchmarks.taste import questions
+from benchmarks.training_data import questions
 from prefanno.generation.batch import Batch
 from prefanno.generation.model import LocalModel
 
