@@ -93,7 +93,8 @@ class Ahead:
             except Exception as error:  # noqa: BLE001 - whatever it is, it shall not end the writing for good
                 log.warning("no candidates can be written ahead of time: %r", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), AGAIN_S)
+                async with asyncio.timeout(AGAIN_S):
+                    await self._woken.wait()
 
     async def _submit_next(self) -> None:
         loaded = self._engine.loaded

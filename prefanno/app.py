@@ -60,8 +60,10 @@ async def _let_go(app: web.Application) -> None:
     app[CLOSING].set()
     await app[LOOP].engine.unload()
     sockets = app[SOCKETS]
-    closing = [asyncio.wait_for(socket.close(code=WSCloseCode.GOING_AWAY), CLOSE_S) for socket in sockets]
-    await asyncio.gather(*closing, return_exceptions=True)
+    closing = [socket.close(code=WSCloseCode.GOING_AWAY) for socket in sockets]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await asyncio.gather(*closing, return_exceptions=True)
     for handler in list(sockets.values()):
         handler.cancel()
 

@@ -77,6 +77,18 @@ async def test_it_can_be_turned_off(settings: Settings, database: Database) -> N
     assert await _ready(database) == []
 
 
+@pytest.mark.parametrize("steps", range(4))
+async def test_it_ends_though_it_was_just_woken(settings: Settings, database: Database, steps: int) -> None:
+    """However the last wake and the end of the server meet, it ends."""
+    engine = Engine(settings)
+    async with asyncio.timeout(WAIT_S), Ahead.running(settings, database, engine) as ahead:
+        await asyncio.sleep(0.1)  # it waits
+        ahead.wake()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+    await engine.close()
+
+
 async def test_the_prompts_that_come_next_are_written_first(settings: Settings, database: Database) -> None:
     """In random order, those that are drawn first."""
     await _add(database, *(str(number) for number in range(20)))
