@@ -68,8 +68,12 @@ class Handover:
     def adopt(self) -> None:
         """Give the memory back after a run that an earlier server started: at its end, or now where it has ended."""
         run = self._training.last_run
-        if run is not None and self._back(run.id).exists():
-            self._returning = asyncio.create_task(self._return(run.id), name="load what was trained")
+        if run is None or not self._back(run.id).exists():
+            return
+        try:
+            self._return_after(run.id, json.loads(self._back(run.id).read_text()))
+        except (OSError, ValueError):
+            log.exception("what is to be loaded after run %d cannot be read", run.id)
 
     async def check(self, plan: Plan = USUAL, slug: str | None = None) -> dict[str, Any]:
         """What a run of this plan would be trained on, row by row, without training.
@@ -153,8 +157,11 @@ class Handover:
             if before is not None:
                 back["before"] = {"character": before.character, "options": asdict(before.config)}
             self._remember(run.id, back)
-            self._returning = asyncio.create_task(self._return(run.id), name="load what was trained")
+            self._return_after(run.id, back)
         return run
+
+    def _return_after(self, number: int, back: dict[str, Any]) -> None:
+        self._returning = asyncio.create_task(self._return(number, back), name="load what was trained")
 
     def _remember(self, number: int, back: dict[str, Any]) -> None:
         """Also for a server that takes up the run; where the disk is full only this one loads what was trained."""
@@ -173,14 +180,14 @@ class Handover:
         if not await self._database.take_training():
             raise TrainingElsewhere
 
-    async def _return(self, number: int) -> None:
+    async def _return(self, number: int, back: dict[str, Any]) -> None:
         """When the run has ended load its adapter, with the settings of before; where it made none, what was there."""
         await self._training.wait()
         run = self._training.last_run
         try:
             if run is not None and run.id == number and self._engine.state == "unloaded" and not self.is_busy:
-                await self._load_after(run, json.loads(self._back(number).read_text()))
-        except (PrefannoError, OSError, ValueError, TypeError, KeyError):  # GET /api/model/status says it, too
+                await self._load_after(run, back)
+        except (PrefannoError, TypeError, KeyError):  # GET /api/model/status says it, too
             log.exception("the adapter could not be loaded after its training")
         self._back(number).unlink(missing_ok=True)
 

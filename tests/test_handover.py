@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from prefanno import handover as module
 from prefanno.db.models import Character, Run
 from prefanno.errors import (
     EngineFailed,
@@ -234,6 +235,29 @@ async def test_a_run_that_ended_without_a_server_is_loaded_at_the_next_start(loo
             await asyncio.sleep(0.1)
             await voice.unload()
     assert voice.state == "unloaded" and not (loop.settings.runs / str(run.id) / "handover.json").exists()
+
+
+async def test_what_cannot_be_written_down_is_loaded_all_the_same(
+    loop: Loop, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk takes no file more, this server knows what to load; only a later one would not."""
+    await add(loop.database, SINGLE)
+    monkeypatch.setattr(module, "BACK", "no folder/handover.json")
+    await done(loop, await loop.handover.start(reload=True))
+    await _returned(voice)
+    assert voice.loaded and voice.loaded.adapter == str(loop.settings.outputs / "li-simpo-1")
+
+
+async def test_a_server_starts_though_it_cannot_read_what_to_load(loop: Loop, voice: Voice) -> None:
+    """A file that was cut off, as by a full disk, is told in the log; nothing is loaded."""
+    await add(loop.database, SINGLE)
+    run = await loop.handover.start(reload=True)
+    await loop.handover.close()
+    (loop.settings.runs / str(run.id) / "handover.json").write_text('{"trained"')
+    successor = Loop(loop.settings, loop.database, loop.engine, loop.ahead, loop.training)
+    successor.handover.adopt()
+    await done(loop, run)
+    assert successor.handover._returning is None and voice.state == "unloaded"
 
 
 async def test_another_characters_model_comes_back_after_a_run_without_a_result(loop: Loop, voice: Voice) -> None:

@@ -24,6 +24,8 @@ from benchmarks.training_data import pairs, questions
 pytestmark = [pytest.mark.needs("demo model"), pytest.mark.sqlite_only]
 
 LOAD = {"num_responses": 2, "max_new_tokens": 64}
+# The first run only has to change the model; whether it is taught is asked after the last, which has all epochs.
+SHORT = {"stages": [{"method": "sft", "epochs": 1}, {"method": "simpo", "epochs": 1}]}
 
 
 def contents(answer: Any) -> list[tuple[str | None, str]]:
@@ -31,13 +33,12 @@ def contents(answer: Any) -> list[tuple[str | None, str]]:
     return [(candidate.get("thinking"), candidate["content"]) for candidate in answer["responses"]]
 
 
-async def follow(server: Server, start: bool) -> list[dict[str, Any]]:
-    """Every message of the socket until the run has ended; `start` starts one once the socket is open."""
+async def train(server: Server, plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """Start a run once the socket is open; every message until it has ended."""
     messages = []
     async with aiohttp.ClientSession() as session, session.ws_connect(server.url + "/ws/train/logs") as socket:
         messages += [await socket.receive_json(), await socket.receive_json()]
-        if start:
-            await asyncio.to_thread(server.call, "POST", "/api/train/start")
+        await asyncio.to_thread(server.call, "POST", "/api/train/start", plan)
         async for message in socket:
             messages.append(message.json())
             if messages[-1] == {"type": "status", "running": False}:
@@ -93,7 +94,7 @@ def test_training_waits_for_the_models_memory(server: Server) -> None:
 
 async def test_a_run_makes_an_adapter_and_shows_every_line(server: Server) -> None:
     """One call trains; every line of the log comes over the socket, once and in order; then the adapter is there."""
-    messages = await follow(server, start=True)
+    messages = await train(server, SHORT)
     assert messages[0] == {"type": "history", "logs": []}
     assert messages[1:3] == [{"type": "status", "running": False}, {"type": "status", "running": True}]
     lines = [message["message"] for message in messages if message["type"] == "log"]
@@ -136,7 +137,7 @@ def test_a_second_run_makes_the_next_number_and_taste_arrives(server: Server) ->
     """A run after the stopped one, on all 40 pairs, makes the next adapter, and that speaks in character."""
     for row in pairs()[23:]:
         server.call("POST", "/api/dataset/add", {"mode": "single", **row})
-    server.call("POST", "/api/train/start")
+    server.call("POST", "/api/train/start", {"stages": [{"method": "simpo"}]})
     assert server.wait_for_training()["adapter"] == "li-simpo-2"
     taught = measure(replies(server, questions()[:6], 4))
     with bare_base(server, enable_thinking=False):

@@ -60,9 +60,6 @@ def train(config: RunConfig) -> None:
         say(f"{stage['method']}: {_counted(found)}")
     if not any(found.examples for found in checked):
         sys.exit("no row is left to train on: every row was left out, see the counts above")
-    for stage, found in zip(config.stages, checked, strict=True):
-        if not found.examples:
-            say(f"{stage['method']}: left out, since no example is left")
     say(f"loading {config.base_model}" + (f", going on from {Path(config.start).name}" if config.start else ""))
     model = base.model(config)
     summaries = [
@@ -126,12 +123,13 @@ def _stage(
 
 
 def _counted(checked: Checked) -> str:
-    """How many examples are left, and what was found in the rows."""
+    """How many examples are left, what was found in the rows, and what becomes of a stage that has none."""
     counts = "".join(
         f"; {count} {'left out: ' if FINDINGS[code][0] == LEFT_OUT else ''}{FINDINGS[code][1]}"
         for code, count in sorted(checked.counts().items())
     )
-    return f"{len(checked.examples)} examples of {checked.rows} rows{counts}"
+    emptied = "" if checked.examples else "; the stage is left out"
+    return f"{len(checked.examples)} examples of {checked.rows} rows{counts}{emptied}"
 
 
 if __name__ == "__main__":

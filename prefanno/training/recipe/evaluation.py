@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from prefanno.training.recipe.examples import Example
+from prefanno.training.recipe.forward import NOT_LEARNT
 from prefanno.training.recipe.guard import Evaluation, Probe
 from prefanno.training.recipe.trainers import scored
 
@@ -106,7 +107,7 @@ class Evaluator:
         for prompt, reply in zip(prompts, replies, strict=True):
             empty = longest - len(prompt) - len(reply)
             rows.append(prompt + reply + [pad] * empty)
-            labels.append([-100] * len(prompt) + reply + [-100] * empty)
+            labels.append([NOT_LEARNT] * len(prompt) + reply + [NOT_LEARNT] * empty)
             masks.append([1] * (longest - empty) + [0] * empty)
         ids, told, mask = (_tensor(values, model.device) for values in (rows, labels, masks))
         with model.disable_adapter():

@@ -17,7 +17,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from prefanno.training.config import RunConfig
 from prefanno.training.methods import METHODS
 from prefanno.training.recipe.examples import Example, together
-from prefanno.training.recipe.forward import Scorer
+from prefanno.training.recipe.forward import NOT_LEARNT, Scorer
 
 Row = dict[str, Any]
 WARM_UP, WARMED_UP = 2, 20  # steps of warm-up, in a stage of at least so many: the first has a learning rate of 0
@@ -48,12 +48,12 @@ def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, co
 def scored(trainer: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
     """Pairs as one batch, as the model gets them: input_ids, attention_mask and labels, (2 × pairs, length) each."""
     batch = _collator(trainer.processing_class)([_pair(example) for example in examples])
-    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
+    labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, NOT_LEARNT)
     return {name: tensor.to(trainer.args.device) for name, tensor in (batch | {"labels": labels}).items()}
 
 
-class SimPOTrainer(CPOTrainer):
-    """TRL's, on tokens, and without logits of a whole batch."""
+class _Paired:
+    """A trainer of pairs on tokens, and without logits of a whole batch."""
 
     def tokenize_row(self, feature: Row, _model: Any = None) -> Row:
         """They are tokens already."""
@@ -64,16 +64,12 @@ class SimPOTrainer(CPOTrainer):
         return _both_sides(model, batch)
 
 
-class TokenORPOTrainer(ORPOTrainer):
+class TokenCPOTrainer(_Paired, CPOTrainer):
+    """TRL's, on tokens: SimPO is a loss of it."""
+
+
+class TokenORPOTrainer(_Paired, ORPOTrainer):
     """TRL's, on tokens, with the NLL of the chosen reply alone, as in the paper: TRL's own has the prompt's, too."""
-
-    def tokenize_row(self, feature: Row, _model: Any = None) -> Row:
-        """They are tokens already."""
-        return feature
-
-    def concatenated_forward(self, model: Any, batch: Row) -> Any:
-        """As `SimPOTrainer`."""
-        return _both_sides(model, batch)
 
 
 class TokenDPOTrainer(DPOTrainer):
@@ -102,7 +98,7 @@ class TokenKTOTrainer(KTOTrainer):
 
 
 def _both_sides(model: Any, batch: Row) -> tuple[Tensor, ...]:
-    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, NOT_LEARNT)
     outputs = model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, fused_lm_head=True
     )
@@ -127,7 +123,7 @@ def _simpo(stage: Row, arguments: Row, **given: Any) -> Any:
         cpo_alpha=stage["nll_weight"],
         remove_unused_columns=False,
     )
-    return SimPOTrainer(args=config, data_collator=_collator(given["processing_class"]), **given)
+    return TokenCPOTrainer(args=config, data_collator=_collator(given["processing_class"]), **given)
 
 
 def _dpo(stage: Row, arguments: Row, **given: Any) -> Any:
