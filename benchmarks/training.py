@@ -1,10 +1,12 @@
-"""What a step of training costs, against a bare TRL script on the same rows, seed and settings.
+"""What a step of training costs, against a bare TRL script and LLaMA-Factory on the same rows, seed and settings.
 
     PAIRS_JSON=… python -m benchmarks.training [rounds] [steps]     SimPO, LoRA r=16, batch 4, at most 512 tokens
+    LLAMA_FACTORY=/its/venv/bin/python …                            with LLaMA-Factory (pip install llamafactory)
 
-Each runs in a process of its own, in turn. Time for a step leaves evaluations and probes out; the peak of memory is the
-whole process's. The losses of the first step are printed, since they must agree. Without PAIRS_JSON it takes the hand-
-written pairs of the taste benchmark, which are short.
+Each runs in a process of its own, in turn; prefanno and LLaMA-Factory also with activation checkpointing. Time for a
+step leaves evaluations and probes out; the peak of memory is the whole process's. The losses of the first step are
+printed, since they must agree. Without PAIRS_JSON it takes the hand-written pairs of the taste benchmark, which are
+short.
 """
 
 import json
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks import direct
@@ -24,8 +26,9 @@ from prefanno.prompting import ChatTemplate
 from prefanno.training.recipe.examples import Example, held_out, scheduled, split
 from prefanno.training.recipe.preflight import check
 
-RECIPE = ("-P", "-m", "prefanno.training.recipe", "config.json")
-BARE = ("-m", "benchmarks.bare_trl", "bare.json")
+RECIPE = (sys.executable, "-P", "-m", "prefanno.training.recipe", "config.json")
+BARE = (sys.executable, "-m", "benchmarks.bare_trl", "bare.json")
+CHECKPOINTING = ", checkpointing"
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ def main() -> None:
     """Print the table."""
     rounds, steps = (int(option) for option in [*sys.argv[1:], "5", "6"][:2])
     print(direct.machine())
-    done: dict[str, list[Run]] = {"bare TRL": [], "prefanno": []}
+    done: dict[str, list[Run]] = {name: [] for name in ("bare TRL", "prefanno", "prefanno" + CHECKPOINTING)}
+    if factory := os.environ.get("LLAMA_FACTORY"):
+        done |= {"LLaMA-Factory": [], "LLaMA-Factory" + CHECKPOINTING: []}
     for number in range(rounds):
         for name, runs in done.items():
             with tempfile.TemporaryDirectory() as folder:
-                _prepare(Path(folder), steps)
-                runs.append(_bare(Path(folder)) if name == "bare TRL" else _ours(Path(folder)))
+                _prepare(Path(folder), steps, checkpointing=name.endswith(CHECKPOINTING))
+                runs.append(_run(name, Path(folder), factory))
             print(f"round {number + 1}, {name}: {runs[-1]}", file=sys.stderr, flush=True)
     print(
         "| SimPO, batch 4 | s a step | to bare TRL | peak MB | to bare TRL "
@@ -60,8 +65,8 @@ def main() -> None:
         print(_row(name, runs, done["bare TRL"]))
 
 
-def _prepare(folder: Path, steps: int) -> None:
-    """The run's folder for the recipe, and in bare.json the same examples in the same order for the bare script."""
+def _prepare(folder: Path, steps: int, *, checkpointing: bool) -> None:
+    """The run's folder for the recipe, and in bare.json the same examples in the same order for the others."""
     config = written(folder, rows(given_pairs()))
     from prefanno.training.recipe import base
 
@@ -71,6 +76,7 @@ def _prepare(folder: Path, steps: int) -> None:
     learnt, _ = split(usable, held_out(usable, config.held_out, config.seed))
     epochs = steps * stage["batch_size"] / len(learnt)
     stage["epochs"] = epochs
+    config = replace(config, activation_checkpointing=checkpointing)
     (folder / "config.json").write_text(json.dumps(asdict(config)))
     order = scheduled(learnt, epochs, config.seed)
     bare = {
@@ -86,20 +92,22 @@ def _texts(example: Example) -> dict[str, str]:
     return {"prompt": example.prompt, **{side: reply.text for side, reply in example.sides.items()}}
 
 
+def _run(name: str, folder: Path, factory: str | None) -> Run:
+    if name.startswith("prefanno"):
+        return _ours(folder)
+    options = ["--checkpointing"] * name.endswith(CHECKPOINTING)
+    command = BARE if name == "bare TRL" else (str(factory), "-m", "benchmarks.llama_factory", "bare.json", *options)
+    seen, usable = _timed(command, folder)
+    told = json.loads((folder / "bare_metrics.json").read_text())
+    return Run(told["seconds"], seen["any"], seen["step"], usable, told["memory_mb"], told["loss"])
+
+
 def _ours(folder: Path) -> Run:
-    first_line, usable = _timed(RECIPE, folder)
+    seen, usable = _timed(RECIPE, folder)
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [entry for entry in entries if entry["kind"] == "step"]
-    waited = first_line["step"]
-    return Run(
-        [one["seconds"] for one in steps], first_line["any"], waited, usable, steps[-1]["memory_mb"], steps[0]["loss"]
-    )
-
-
-def _bare(folder: Path) -> Run:
-    first_line, usable = _timed(BARE, folder)
-    told = json.loads((folder / "bare_metrics.json").read_text())
-    return Run(told["seconds"], first_line["any"], first_line["step"], usable, told["memory_mb"], told["loss"])
+    seconds, memory = [one["seconds"] for one in steps], steps[-1]["memory_mb"]
+    return Run(seconds, seen["any"], seen["step"], usable, memory, steps[0]["loss"])
 
 
 def _timed(command: Sequence[str], folder: Path) -> tuple[dict[str, float], float]:
@@ -108,7 +116,7 @@ def _timed(command: Sequence[str], folder: Path) -> tuple[dict[str, float], floa
     seen: dict[str, float] = {}
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(
-        [sys.executable, *command],
+        command,
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

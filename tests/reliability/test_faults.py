@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.reliability.checking import faults
 from tests.reliability.conftest import Disk
 
 PAGE = 4096
+WAIT_S = 120.0  # the engine pauses for ten seconds after each failure
 LARGE = "x" * 20_000  # no add with it fits into what a file has left by chance
 GETS = (
     "/health",
@@ -166,6 +168,21 @@ class TestFullDisk:
             await adders.add(clients.texts(20), 20)
         assert faults(_database(home), adders.told) == []
 
+    @pytest.mark.long
+    def test_candidates_written_ahead_wait_for_space(self, disk: Disk, tiny_model: Path) -> None:
+        """What does not fit is written again later: no prompt has failed, and all are ready with space again."""
+        lengths = {"num_responses": 10, "max_new_tokens": 400, "enable_thinking": False}
+        with running(disk.path / "home", MODEL=str(tiny_model)) as server:
+            queued = [{"message": f"message {number}"} for number in range(20)]
+            server.call("POST", "/api/prompts", {"prompts": queued})
+            disk.fill()
+            server.call("POST", "/api/model/load", lengths | {"system_prompt": "You are Li."})
+            _until(lambda: "are lost" in (server.home / "server.log").read_text())
+            counts = server.call("GET", "/api/prompts")["data"]["counts"]
+            assert counts["waiting"] > 0 and counts["failed"] == 0
+            disk.free()
+            _until(lambda: server.call("GET", "/api/prompts")["data"]["counts"]["ready"] == len(queued))
+
     def test_an_export_without_space_leaves_the_old_files(self, disk: Disk, left: Left) -> None:
         """`prefanno export` ends with one line, and the files of the last export are as they were, with none beside."""
         home, _ = left
@@ -177,6 +194,13 @@ class TestFullDisk:
         assert "space" in _refusal(home, *command)
         assert {path.name: path.read_bytes() for path in (disk.path / "exported").iterdir()} == before
         assert len(before) == 5  # four files and their manifest
+
+
+def _until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 async def _serves_or_refuses(process: subprocess.Popen[bytes], port: int, log: Path, paths: tuple[str, ...]) -> bool:
