@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.needs("demo model"), pytest.mark.sqlite_only]
 
 LOAD = {"num_responses": 2, "max_new_tokens": 64}
 # The first run only has to change the model; whether it is taught is asked after the last, which has all epochs.
-SHORT = {"stages": [{"method": "sft", "epochs": 1}, {"method": "simpo", "epochs": 1}]}
+SHORT = {"stages": [{"method": method, "hyperparameters": {"epochs": 1}} for method in ("sft", "simpo")]}
 
 
 def contents(answer: Any) -> list[tuple[str | None, str]]:
