@@ -26,14 +26,14 @@ def sqlite() -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Any) -> None:
-        """One transaction for all of a migration."""
+        """One transaction for all migrations: what is killed or fails leaves the schema it found."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
 
 def check_references(ctx: Any, *_unused: Any, **_also: Any) -> None:
-    """Called in each migration's transaction, at its end: a migration that leaves a broken reference is undone."""
+    """Called at the end of each migration: one that leaves a broken reference is undone, and all before it."""
     broken = ctx.connection.exec_driver_sql("PRAGMA foreign_key_check").first()
     if broken:
         raise ValueError(f"row {broken[1]} of {broken[0]} refers to a missing row")
@@ -50,7 +50,6 @@ def migrate(connection: Connection) -> None:
         connection=connection,
         target_metadata=Base.metadata,
         render_as_batch=True,
-        transaction_per_migration=True,
         transactional_ddl=True,
         compare_server_default=True,
         include_object=ours,

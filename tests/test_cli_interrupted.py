@@ -92,6 +92,8 @@ def test_ctrl_c_stops_an_import(made: Settings, tmp_path: Path, rows: Path, read
     assert _stored(made, tmp_path / "out") == 0
     assert _run(made, "db", "upgrade").returncode == 0  # control: the home is free again
 
+
+def test_a_killed_import_leaves_the_database_as_it_was(made: Settings, tmp_path: Path, rows: Path) -> None:
     """Killed while it stores, it leaves the database as it was; control: left alone, the same import stores all."""
     with _importing(made, rows) as process:
         _half_read(process, rows, 2)

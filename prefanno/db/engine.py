@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -47,6 +49,8 @@ class Database:
             self._read_engine, self._write_engine = sqlite.readers(where), sqlite.writer(where)
         else:
             self._read_engine, self._write_engine = postgresql.readers(where), postgresql.writer(where)
+        self._faults: list[BaseException] = []  # all that went wrong in the writer's transaction, in order
+        event.listen(self._write_engine.sync_engine, "handle_error", self._note)
         self._training = None if isinstance(where, Path) else postgresql.TrainingLock(where)
         self._loop = asyncio.get_running_loop()
         self._asked: list[_Request] = []  # in this step of the loop
@@ -143,14 +147,19 @@ class Database:
             asked, group = None, []  # and what the requests hold: the next may be long in coming
         await self._write_engine.dispose()
 
+    def _note(self, context: ExceptionContext) -> None:
+        self._faults.append(context.original_exception)
+
     async def _write_group(self, group: Sequence[_Request]) -> None:
         outcomes: list[tuple[_Request, Any]] = []
+        self._faults.clear()
         try:
             async with AsyncSession(self._write_engine, expire_on_commit=False) as session, session.begin():
                 await _reach(session)
                 outcomes = [(request, await _attempt(session, request.work)) for request in group]
         except Exception as error:  # noqa: BLE001 - nobody may wait forever, whatever went wrong
-            outcomes = [(request, _domain_error(error)) for request in group]
+            full = any(_is_full(fault) for fault in self._faults)  # which fails what comes after it, in other words
+            outcomes = [(request, StorageFull() if full else _domain_error(error)) for request in group]
         self._loop.call_soon_threadsafe(_answer, outcomes)
 
 
@@ -173,8 +182,8 @@ def _is_of_the_request(error: DBAPIError) -> bool:
     return isinstance(error, FAULTS_OF_A_REQUEST) or _sqlstate(error).startswith(WRONG_DATA)
 
 
-def _sqlstate(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
+def _sqlstate(error: BaseException) -> str:
+    return getattr(getattr(error, "orig", error), "sqlstate", None) or ""
 
 
 async def _reach(session: AsyncSession) -> None:
@@ -198,9 +207,10 @@ def _answer(outcomes: Sequence[tuple[_Request, Any]]) -> None:
 def _domain_error(error: Exception) -> Exception:
     if not isinstance(error, DBAPIError | PoolTimeout):
         return error
-    causes = [error, error.__context__] if error.__context__ else [error]
-    cause = "; ".join(str(getattr(found, "orig", found)) for found in causes)  # a full disk hides behind its rollback
-    full = isinstance(error, DBAPIError) and _sqlstate(error) == postgresql.DISK_FULL
-    if full or "disk is full" in cause or "No space left" in cause:
-        return StorageFull()
+    cause = getattr(error, "orig", error)
     return DatabaseUnavailable(f"the database cannot serve now: {cause}", f"数据库暂时不可用：{cause}")
+
+
+def _is_full(fault: BaseException) -> bool:
+    text = str(fault)
+    return _sqlstate(fault) == postgresql.DISK_FULL or "disk is full" in text or "No space left" in text

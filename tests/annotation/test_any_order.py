@@ -486,6 +486,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.sqlite_only  # it is about the test above, whatever the database
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_a_broken_program_is_caught(fresh: Fresh, broken: Actions) -> None:
     """Control: a program that forgets one thing in one action differs from the model soon."""

@@ -45,7 +45,10 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
 
 
 @linux
-@pytest.mark.parametrize("form", TEXT_FORMATS)
+@pytest.mark.parametrize(
+    "form",
+    [form if form in ("sharegpt", "csv") else pytest.param(form, marks=pytest.mark.long) for form in TEXT_FORMATS],
+)
 @pytest.mark.parametrize("megabytes", [8, pytest.param(100, marks=pytest.mark.long)])
 def test_what_never_ends_is_refused(tmp_path: Path, usual: dict[str, int], form: str, megabytes: int) -> None:
     """A line, a string, a cell, a list, a number, a nesting or a row without end does not fill the memory."""

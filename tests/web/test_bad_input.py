@@ -39,6 +39,7 @@ VALID: dict[str, dict[str, Any]] = {
 }
 FIELDS = [(path, name) for path, spec in SPECS.items() for name in spec.body().fields]
 EVERYTHING = {("where", "object"), ("lora", "object"), ("held_out", "tiny")}  # no bad input: nothing left out, 0
+refused_early = pytest.mark.sqlite_only  # before any database is asked
 routes = pytest.mark.parametrize("path", SPECS)
 
 # JSON texts that no field of any route takes.
@@ -112,6 +113,7 @@ async def _post(client: Client, path: str, body: bytes, headers: dict[str, str] 
     return await client.post(path, data=io.BytesIO(body), headers=headers)
 
 
+@refused_early
 @shared
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize(("path", "field"), FIELDS, ids=str)
@@ -127,6 +129,7 @@ async def test_a_value_that_no_field_takes(standing: Client, path: str, field: s
     assert await _state(standing) == before
 
 
+@refused_early
 @shared
 @pytest.mark.parametrize(
     "name", ["unknown", "", " ", "Message", "__class__", "a.b", "你", "\0", "\ud800", "x" * 100_000]
@@ -142,6 +145,7 @@ async def test_an_unknown_field(standing: Client, path: str, name: str) -> None:
     assert await _state(standing) == before
 
 
+@refused_early
 @shared
 @pytest.mark.parametrize("name", NO_OBJECT)
 @routes
@@ -177,6 +181,7 @@ async def test_a_body_of_one_mebibyte_is_stored(client: Client) -> None:
     assert answer.status == 200 and await counts(client) == (1, 0)
 
 
+@refused_early
 @shared
 @pytest.mark.parametrize(
     "kind", ["text/plain", "", "application/x-www-form-urlencoded", "application/jsonp", "json", "/"]
