@@ -2,7 +2,7 @@
 
     python -m benchmarks.ahead                 50 prompts, 8 s to read each: 7 minutes, and as long again for each peer
     python -m benchmarks.ahead 6 2             6 prompts, 2 s each
-    python -m benchmarks.ahead 50 8 1          the first row of the table only
+    python -m benchmarks.ahead 50 8 1          the first row of the table only; 2 the second, 3 the third
 
 A real server with the demo model, N=4, at most 96 tokens, thinking off: the prompts are queued up, then the person
 takes one after the other and reads. The first is not counted: nothing can be written before it is asked for. The peer
@@ -40,7 +40,8 @@ def main() -> None:
     prompts, reads_s = (int(sys.argv[1]), float(sys.argv[2])) if len(sys.argv) > 2 else (PROMPTS, READS_S)
     print("| | p50 s | p95 s | max s |")
     print("| --- | --- | --- | --- |")
-    for name, ask, settings in WAYS[: int(sys.argv[3]) if len(sys.argv) > 3 else None]:
+    row = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    for name, ask, settings in WAYS[row - 1 : row] if row else WAYS:
         with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as server:
             server.call("POST", "/api/model/load", settings)
             waits = person(server, ask, [question(number) for number in range(prompts)], reads_s)

@@ -8,6 +8,7 @@ Its template is replaced by one that leaves the texts as they are, so that it le
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from benchmarks.bare_trl import stopwatch
@@ -15,6 +16,9 @@ from benchmarks.bare_trl import stopwatch
 
 def main(path: str, *, checkpointing: bool) -> None:
     """Train on the rows of the file, in their order; write bare_metrics.json."""
+    import transformers  # noqa: F401 - it looks for torchaudio, too, so it comes before the stub
+
+    sys.modules["torchaudio"] = ModuleType("torchaudio")  # imported in any case, and not built for every torch
     from llamafactory.data.formatter import StringFormatter
     from llamafactory.data.template import register_template
     from llamafactory.train.tuner import run_exp
@@ -32,6 +36,8 @@ def main(path: str, *, checkpointing: bool) -> None:
 
 
 def _arguments(told: Any, *, checkpointing: bool) -> dict[str, Any]:
+    import torch
+
     stage = told["stage"]
     return {
         "stage": "dpo",
@@ -60,6 +66,7 @@ def _arguments(told: Any, *, checkpointing: bool) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "bf16": True,
+        "use_cpu": not torch.cuda.is_available(),
         "disable_gradient_checkpointing": not checkpointing,
     }
 
