@@ -1,6 +1,6 @@
 """Does training generalize? Real pairs, cross-validated: the margin and the chosen replies on pairs that were held out.
 
-    PAIRS_JSON=… python -m benchmarks.preference [method] [--set name=value …] [--seeds 3] [--folds 4]
+    PAIRS_JSON=… python -m benchmarks.preference [method] [--set name=value …] [--seeds 3] [--folds 4] [--scores file]
 
 The pairs that fit 512 tokens are split into folds by prompt. For each seed and fold an adapter is trained on the others
 by the recipe, with the defaults or what --set says, and the pairs of the fold are scored with and without it. Printed
@@ -10,6 +10,7 @@ pairs, each with the mean of its seeds, and that of the chosen replies.
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,30 +41,31 @@ def main() -> None:
     parser.add_argument("--set", dest="values", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--scores", type=Path, default=Path(os.devnull), help="keep them in this file, to go on later")
     options = parser.parse_args()
     print(direct.machine())
     stages = asked([options.method], options.values)
     given = fitting(rows(given_pairs()))
     folds = folded(given, options.folds)
-    changes: list[list[tuple[float, float]]] = [[] for _ in given]
-    places = {id(row): place for place, row in enumerate(given)}
-    for seed in range(options.seeds):
-        for number, fold in enumerate(folds):
+    text = options.scores.read_text() if options.scores.exists() else ""
+    kept: dict[str, tuple[Scores, Scores]] = json.loads(text or "{}")
+    changes: dict[int, list[tuple[float, float]]] = {id(row): [] for row in given}
+    for seed, (number, fold) in product(range(options.seeds), enumerate(folds, 1)):
+        name = f"seed {seed}, fold {number}"
+        if name not in kept:
             started = time.monotonic()
             learnt = [row for other in folds if other is not fold for row in other]
-            before, after = _trained(learnt, fold, stages, seed)
-            for row, (chosen, rejected), (now, worse) in zip(fold, before, after, strict=True):
-                changes[places[id(row)]].append(((now - worse) - (chosen - rejected), now - chosen))
-            took = time.monotonic() - started
-            print(
-                f"seed {seed}, fold {number + 1}: {took:.0f} s, {_means(before)} → {_means(after)}",
-                file=sys.stderr,
-                flush=True,
-            )
-    margins, chosen_changes = ([statistics.fmean(one[part] for one in each) for each in changes] for part in (0, 1))
+            kept[name] = _trained(learnt, fold, stages, seed)
+            options.scores.write_text(json.dumps(kept))
+            print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        before, after = kept[name]
+        print(f"{name}: {_means(before)} → {_means(after)}", file=sys.stderr, flush=True)
+        for row, (chosen, rejected), (now, worse) in zip(fold, before, after, strict=True):
+            changes[id(row)].append(((now - worse) - (chosen - rejected), now - chosen))
     print(f"| {options.method} {' '.join(options.values)}, {len(given)} pairs | change | 95 % interval |")
     print("| --- | --- | --- |")
-    for name, values in (("margin", margins), ("chosen log-probability", chosen_changes)):
+    for part, name in enumerate(("margin", "chosen log-probability")):
+        values = [statistics.fmean(one[part] for one in each) for each in changes.values()]
         low, high = interval(values)
         print(f"| {name} | {statistics.fmean(values):+.4f} | {low:+.4f} to {high:+.4f} |")
 
