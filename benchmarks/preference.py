@@ -112,7 +112,7 @@ def held_out_of(run: Path) -> list[Example]:
     config = RunConfig(**json.loads((run / "config.json").read_text()))
     stage = {"method": "simpo", "dataset": "preference", "file": str(run / config.stages[0]["file"])}
     examples = check(stage, ChatTemplate.of(base.tokenizer(config)), config.max_length).examples
-    return split(examples, held_out(examples, config.held_out, config.seed))[1]
+    return split(examples, held_out([examples], config.held_out, config.seed))[1]
 
 
 def scored(examples: Sequence[Example], adapter: Path) -> tuple[Scores, Scores]:

@@ -73,7 +73,7 @@ def _prepare(folder: Path, steps: int, *, checkpointing: bool) -> None:
     template = ChatTemplate.of(base.tokenizer(config))
     stage = config.stages[0]
     usable = check(stage | {"file": str(folder / stage["file"])}, template, LONGEST).examples
-    learnt, _ = split(usable, held_out(usable, config.held_out, config.seed))
+    learnt, _ = split(usable, held_out([usable], config.held_out, config.seed))
     epochs = steps * stage["batch_size"] / len(learnt)
     stage["epochs"] = epochs
     config = replace(config, activation_checkpointing=checkpointing)

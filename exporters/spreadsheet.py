@@ -20,7 +20,7 @@ from prefanno.prompting import Message
 from prefanno.rows import Fault, Found, Row
 
 from .containers import LONGEST, PARQUET, is_utf8, looks_like, not_utf8, too_long
-from .values import Entry, alternating, must_be, shown, without_trace
+from .values import Entry, alternating, must_be, no_weight, shown, without_trace
 
 COLUMNS = (
     "mode",
@@ -231,4 +231,4 @@ def _weight(cell: str | None) -> float:
     try:
         return Entry({"weight": float(cell or 1)}).weight("weight")
     except ValueError:
-        raise must_be("weight", f"a number above 0, not {shown(cell)}", "大于 0 的数字") from None
+        raise no_weight("weight", cell) from None

@@ -1,6 +1,5 @@
 """Fields of an entry that may hold anything: each is asked for with the type that it must have."""
 
-import math
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from prefanno.rows import Fault, Found, Mode, Row
 from .containers import Entries
 
 MODES: tuple[Mode, ...] = ("single", "multi")
+HEAVIEST = 100.0  # times that a choice may count; each is an example of its own in every epoch
 MOST = 10_000  # items of a list: each takes a hundred times what it took in the file
 SHOWN = 60  # characters of a value in a message: a report keeps a thousand messages
 Turns = tuple[str, list[Message], str]  # system prompt, earlier turns, what the user says now
@@ -76,15 +76,15 @@ class Entry:
         return value
 
     def weight(self, name: str) -> float:
-        """A number above 0; 1 where it is missing or null, as tools write it that keep tables."""
+        """A number above 0, at most `HEAVIEST`; 1 where it is missing or null, as tools write it that keep tables."""
         value = self._value[name] if name in self else 1
         number = value if isinstance(value, int | float) and not isinstance(value, bool) else 0
         try:
             weight = float(number)
         except OverflowError:  # an integer of hundreds of digits
             weight = 0.0
-        if not (math.isfinite(weight) and weight > 0):
-            raise must_be(self.path + name, f"a number above 0, not {shown(value)}", "大于 0 的数字")
+        if not 0 < weight <= HEAVIEST:
+            raise no_weight(self.path + name, value)
         return weight
 
     def time(self, name: str) -> datetime:
@@ -123,6 +123,12 @@ def _row_or_fault(entry: Any, read: Callable[[Entry], Row]) -> Row | Fault:
 def without_trace(fault: Fault) -> Fault:
     """The fault without the frames that it was raised in, which hold the entry: a report keeps a thousand faults."""
     return Fault(str(fault), fault.detail)
+
+
+def no_weight(path: str, value: Any) -> Fault:
+    """The fault of a field that holds no weight."""
+    english = f"a number above 0, at most {HEAVIEST:g}, not {shown(value)}"
+    return must_be(path, english, f"大于 0 且不超过 {HEAVIEST:g} 的数字")
 
 
 def must_be(field: str, english: str, chinese: str) -> Fault:

@@ -39,7 +39,8 @@ from prefanno.training import adapters
 from prefanno.training.check import report
 from prefanno.training.config import FORMAT, LORA, Plan, RunConfig, stages
 from prefanno.training.methods import METHODS
-from prefanno.training.supervisor import Supervisor, folder_of
+from prefanno.training.run_folder import folder_of
+from prefanno.training.supervisor import Supervisor
 
 BACK = "handover.json"  # in a run's folder: what is to be loaded when it has ended
 USUAL = Plan()
@@ -146,9 +147,9 @@ class Handover:
             before = self._engine.loaded  # all that can be found wrong was, so it goes only now
             await self._engine.unload()
             run = await self._training.start(config, data, manifest)
-        except BaseException:
+        except BaseException as error:
             self._starting = False
-            if before is not None:
+            if before is not None and isinstance(error, Exception):  # else the server ends
                 await self._load_again(before)
             raise
         self._starting = False

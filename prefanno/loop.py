@@ -132,12 +132,12 @@ class Loop:
             taken = await prompts.take(session, character.slug, order, is_current)
             if taken.generation is None:
                 self._speaking(character.slug)
+            self.being_answered.add(taken.prompt.id)  # before another work of this transaction may put it back
             return taken
 
         taking = asyncio.ensure_future(self.database.write(take))
         try:
             taken = await asyncio.shield(taking)
-            self.being_answered.add(taken.prompt.id)
             self.ahead.wake()
             async with contextlib.aclosing(self._candidates(taken, client, streams)) as events:
                 first = await anext(events)  # what is refused is refused before the prompt is shown

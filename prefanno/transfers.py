@@ -21,7 +21,7 @@ from prefanno.errors import ImportStopped, InvalidInput, printable
 from prefanno.rows import Fault, reader, writer
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training.supervisor import folder_of
+from prefanno.training.run_folder import folder_of
 
 SHOWN = 20  # bad rows on the terminal: a file read as another format is bad in every line
 

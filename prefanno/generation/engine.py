@@ -81,9 +81,11 @@ class Engine:
         except BaseException as error:
             if isinstance(error, EngineBroken):
                 self._break(error)
-            async with self._changing:
-                await self._release()
-            self._become("unloaded")
+            try:
+                async with self._changing:
+                    await self._release()
+            finally:
+                self._become("unloaded")
             raise
         finally:
             self.progress = None
@@ -94,8 +96,11 @@ class Engine:
         """Free the model's memory; waits for the end of a load. With nothing loaded: nothing."""
         self._schedule.cancel(GenerationCancelled())
         async with self._changing:
-            if self.loaded is not None:
+            if self.loaded is None:
+                return
+            try:
                 await self._release()
+            finally:
                 if self.state == "loaded":  # else the next load waits already
                     self._become("unloaded")
 
@@ -137,6 +142,8 @@ class Engine:
 
     async def base_model(self) -> str:
         """What another process can load the base model from; converts the demo model where that was not done yet."""
+        if (found := base_model.known(self._settings)) is not None:
+            return found  # without waiting for what is written now
         return await self._run(lambda: base_model.resolve(self._settings))
 
     async def close(self) -> None:
@@ -209,6 +216,7 @@ class Engine:
 
     async def _release(self) -> None:
         self.loaded = None
+        self._schedule.cancel(GenerationCancelled())  # what was submitted while this waited for its turn
         try:
             await self._run(self._free)
         except EngineBroken as error:  # the weights are let go of all the same

@@ -11,6 +11,7 @@ FINDINGS: Mapping[str, tuple[str, str]] = {  # what is done about it, and what i
     "vanished_thinking": (LEFT_OUT, "a thought does not come through the model's template"),
     "tag_in_reply": (LEFT_OUT, "a reply holds a think tag; a thought belongs into its own field"),
     "duplicate": (LEFT_OUT, "the same as an earlier row"),
+    "undecided": (LEFT_OUT, "the reply won as often as it lost, and the method learns from single replies"),
     "contradictory": (LEFT_OUT, "a later row says the opposite"),
     "one_sided_thinking": (CHANGED, "trained without thoughts, since one side has none"),
     "unknown_tokens": (KEPT, "has characters that the model's tokenizer does not know"),

@@ -26,6 +26,8 @@ DPO_LOSSES = (
     "discopop",
     "sigmoid_norm",
 )
+SMOOTHED = ("exo_pair", "robust", "aot", "aot_unpaired")  # TRL's other losses do not read label_smoothing
+COMPARED = ("kto", "aot", "aot_unpaired")  # the replies of a batch with each other
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,14 @@ def conflict(method: str, given: Mapping[str, Any]) -> tuple[str, str, str] | No
     whole = {**METHODS[method].defaults, **given}
     if whole.get("loss") == "exo_pair" and not whole["label_smoothing"]:
         return "label_smoothing", "label_smoothing must be above 0 with loss=exo_pair", "loss 为 exo_pair 时必须大于 0"
-    if whole.get("loss") == "kto" and whole["batch_size"] == 1:
-        return "batch_size", "batch_size must be above 1 with loss=kto", "loss 为 kto 时必须大于 1"
+    if whole.get("label_smoothing") and whole["loss"] not in SMOOTHED:
+        losses = ", ".join(SMOOTHED)
+        return "label_smoothing", f"label_smoothing goes with loss={losses} only", f"仅用于 loss 为 {losses} 时"
+    if whole.get("loss") in COMPARED and whole["batch_size"] == 1:
+        loss = whole["loss"]
+        return "batch_size", f"batch_size must be above 1 with loss={loss}", f"loss 为 {loss} 时必须大于 1"
+    if method == "kto" and not whole["desirable_weight"] and not whole["undesirable_weight"]:
+        return "undesirable_weight", "one of the two weights must be above 0", "两个权重不能同时为 0"
     return None
 
 

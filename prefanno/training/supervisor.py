@@ -7,7 +7,6 @@ tells each follower every line, then settles the run: the adapter gets its name,
 """
 
 import asyncio
-import contextlib
 import errno
 import json
 import logging
@@ -15,29 +14,27 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno import snapshot
 from prefanno.db import runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run, now
-from prefanno.errors import NotFound, NoTraining, PrefannoError, SnapshotDamaged, StorageFull, TrainingRunning
+from prefanno.errors import NoTraining, StorageFull, TrainingRunning
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training import adapters, process
+from prefanno.training import adapters, process, run_folder
 from prefanno.training.config import RunConfig
 from prefanno.training.log import Line, RunLog
 
 TICK_S = 0.1
 BURST = 500  # lines told in one step of the loop
-STARTED = "started"  # the file in a run's folder that says when: another database has other runs of the same numbers
 SECRETS = ("PREFANNO_DATABASE_URL", "PGPASSWORD")  # a run prints what it likes to a log that the API shows
+AGAIN_S = 2.0  # after which what could not be followed is tried again
 KEEPER_START_S = 10.0  # a keeper that has not written run.json by then never started
 
 log = logging.getLogger(__name__)
@@ -70,7 +67,7 @@ class Supervisor:
 
         On a database that others use, too, that is the last run of this home: it alone has the run's files.
         """
-        here = _started(self._settings.runs) if self._database.shared else None
+        here = run_folder.started(self._settings.runs) if self._database.shared else None
         async with self._database.read() as session:
             self.last_run = await (runs.latest(session) if here is None else runs.latest_of(session, here))
         if self.last_run is not None:
@@ -94,10 +91,10 @@ class Supervisor:
                 raise
             self.last_run, self.log = run, RunLog(self._folder(run.id))
             try:
-                await asyncio.to_thread(_prepare, self._folder(run.id), config, folder, manifest)
-                (self._folder(run.id) / STARTED).write_text(run.started_at.isoformat())
+                await asyncio.to_thread(run_folder.prepare, self._folder(run.id), config, folder, manifest)
+                (self._folder(run.id) / run_folder.STARTED).write_text(run.started_at.isoformat())
                 await self._spawn(self._folder(run.id))
-            except (OSError, SnapshotDamaged) as error:
+            except Exception as error:
                 await self._settled({"state": "failed", "exit_code": None, "reason": f"could not start: {error}"})
                 if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                     raise StorageFull from error
@@ -167,14 +164,27 @@ class Supervisor:
             if time.monotonic() > deadline:
                 return None
             await asyncio.sleep(TICK_S)
-        identity: process.Identity = json.loads((folder / "run.json").read_text())
-        return identity
+        return run_folder.keeper(folder)
 
     def _watch(self, run: Run) -> None:
         self._watcher = asyncio.create_task(self._follow_run(run), name=f"run {run.id}")
 
     async def _follow_run(self, run: Run) -> None:
-        folder = self._folder(run.id)
+        """To its end, whatever goes wrong on the way: what is not settled would keep all others from starting."""
+        while True:
+            try:
+                await self._follow_to_end(self._folder(run.id))
+                return
+            except Exception as error:
+                log.exception("run %d could not be followed", run.id)
+                keeper = run_folder.keeper(self._folder(run.id))
+                if keeper is None or not process.alive(keeper):
+                    reason = f"its end could not be followed: {error}"
+                    await self._settled({"state": "failed", "exit_code": None, "reason": reason})
+                    return
+            await asyncio.sleep(AGAIN_S)
+
+    async def _follow_to_end(self, folder: Path) -> None:
         keeper = await self._keeper(folder)
         while keeper is not None and await asyncio.to_thread(process.alive, keeper):
             await self._publish_lines()
@@ -189,7 +199,7 @@ class Supervisor:
         run_id, ended = self.last_run.id, {"ended_at": now(), **outcome}
         try:
             self.last_run = await self._database.write(lambda session: _end(session, run_id, ended))
-        except PrefannoError:  # the files hold the truth: the next start of the server settles the row again
+        except Exception:  # the files hold the truth: the next start of the server settles the row again
             log.exception("the end of run %d could not be stored", run_id)
             _change(self.last_run, ended)
         self.running = False
@@ -218,7 +228,7 @@ class Supervisor:
 
     def _outcome(self, folder: Path) -> dict[str, Any]:
         """How the run ended; the adapter of one that ended well gets its name here."""
-        outcome = _outcome(folder, self.log)
+        outcome = run_folder.outcome(folder, self.log)
         if outcome["state"] == "succeeded":
             try:
                 config = RunConfig(**json.loads((folder / "config.json").read_text()))
@@ -237,74 +247,6 @@ class Supervisor:
 def train_script(settings: Settings) -> Path:
     """The operator's script, else the one that comes with prefanno."""
     return Path(settings.train_script or str(files("prefanno") / "train.sh")).expanduser().absolute()
-
-
-async def folder_of(settings: Settings, database: Database, number: int) -> Path:
-    """The folder of this run of the database. Raises NotFound, also where it is of another database's run."""
-    folder = settings.runs / str(number)
-    async with database.read() as session:
-        run = await session.get(Run, number)
-    if run is None:
-        raise NotFound(f"there is no run {number} in {settings.database}", f"未找到训练 {number}")
-    if _began(folder / STARTED) != run.started_at:
-        raise NotFound(
-            f"{folder} is missing, or of another database's run {number}",
-            f"未找到训练 {number} 的文件：目录不存在，或属于另一个数据库",
-        )
-    return folder
-
-
-def _prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest) -> None:
-    if folder.exists():  # of another database: its runs had the same numbers
-        folder.rename(folder.with_name(f"{folder.name}-before-{int(time.time())}"))
-    (folder / "data").mkdir(parents=True)
-    snapshot.copy(exported, folder / "data", manifest)
-    (folder / "config.json").write_text(json.dumps(asdict(config), ensure_ascii=False, indent=2) + "\n")
-
-
-def _started(folder: Path) -> dict[int, datetime]:
-    """When each run began of which there is a folder."""
-    marks = [mark for mark in folder.glob(f"*/{STARTED}") if mark.parent.name.isdecimal()]
-    return {int(mark.parent.name): began for mark in marks if (began := _began(mark))}
-
-
-def _began(mark: Path) -> datetime | None:
-    """What the mark says; None where there is none, or one that a killed server left empty."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return datetime.fromisoformat(mark.read_text())
-    return None
-
-
-def _outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:
-    """State, exit code and reason, from exit.json and the log's last words."""
-    try:
-        ended = json.loads((folder / "exit.json").read_text())
-    except FileNotFoundError:
-        last_words = (
-            (folder / "keeper.log").read_text(errors="replace").strip() if (folder / "keeper.log").exists() else ""
-        )
-        reason = "the run's keeper was killed or could not start" + (f": {last_words[-500:]}" if last_words else "")
-        return {"state": "failed", "exit_code": None, "reason": reason}
-    if ended["stopped"]:
-        return {"state": "stopped", "exit_code": ended["exit_code"], "reason": "stopped on request"}
-    if ended["exit_code"] == 0 and not ended["error"]:
-        return {"state": "succeeded", "exit_code": 0, "reason": _guarded(folder)}
-    last_line = next((line.message for line in reversed(run_log.lines) if line.message.strip()), "it printed nothing")
-    reason = ended["error"] or f"train.sh ended with exit code {ended['exit_code']}: {last_line}"
-    return {"state": "failed", "exit_code": ended["exit_code"], "reason": reason[:2000]}
-
-
-def _guarded(folder: Path) -> str | None:
-    """Why the guard ended stages early, if it did; train.sh is the user's to change, so it may say nothing."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stages = json.loads((folder / "summary.json").read_text())["stages"]
-        ended = [
-            f"guard: {stage['guard']}; step {stage['kept_step']} of {stage['method']} was kept"
-            for stage in stages
-            if stage["guard"]
-        ]
-        return "; ".join(ended) or None
-    return None
 
 
 async def _insert(session: AsyncSession, config: RunConfig) -> Run:

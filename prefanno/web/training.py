@@ -16,7 +16,8 @@ from prefanno.keys import LOOP, SOCKETS
 from prefanno.training import metrics
 from prefanno.training.config import Plan
 from prefanno.training.log import Line
-from prefanno.training.supervisor import Status, folder_of
+from prefanno.training.run_folder import folder_of
+from prefanno.training.supervisor import Status
 from prefanno.web import answers, training_answers
 from prefanno.web.endpoint import done, dumps, endpoint
 from prefanno.web.fields import Nothing

@@ -14,6 +14,7 @@ MESSAGES: Mapping[str, str] = {
     "vanished_thinking": "思考内容无法通过模型的模板还原，已排除",
     "tag_in_reply": "回复中含有 think 标签，已排除；思考请放在单独的字段中",
     "duplicate": "与前面的数据重复，已排除",
+    "undecided": "该回复被选中与被拒绝的次数相同，而此方法从单条回复学习，已排除",
     "contradictory": "之后的选择与之相反，已排除，以后来的为准",
     "one_sided_thinking": "只有一侧有思考，训练时不使用思考",
     "unknown_tokens": "含有模型分词器不认识的字符",

@@ -18,7 +18,7 @@ from prefanno.db import characters
 from prefanno.errors import ImportStopped, InvalidInput
 from prefanno.keys import CLOSING, LOOP
 from prefanno.rows import formats, reader
-from prefanno.training.supervisor import folder_of
+from prefanno.training.run_folder import folder_of
 from prefanno.web import transfer_answers as answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.schemas import ExportSchema, ImportSchema

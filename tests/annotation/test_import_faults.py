@@ -39,6 +39,7 @@ BAD: list[tuple[Any, str]] = [
     ({**GOOD, "created_at": 5}, "created_at must be a string"),
     ({**GOOD, "weight": 0}, "weight must be a number above 0"),
     ({**GOOD, "weight": -3}, "weight must be a number above 0"),
+    ({**GOOD, "weight": 1e9}, "weight must be a number above 0, at most 100"),
     ({**GOOD, "created_at": "0001-01-01T00:00:00+10:00"}, "created_at must be a time in ISO 8601"),
     ({**GOOD, "created_at": "yesterday"}, "yesterday"),
     ({**GOOD, "conversations": [{"from": "human", "value": 5}]}, "conversations.0.value must be a string"),

@@ -17,12 +17,15 @@ from tests.exporters.written import FORMATS, found_in, row, write
 Change = Callable[[dict[str, Any]], object]
 
 WEIGHTS: list[tuple[Any, str]] = [
-    (0, "weight must be a number above 0, not 0"),
-    (-1, "weight must be a number above 0, not -1"),
-    ("much", "weight must be a number above 0, not 'much'"),
-    (True, "weight must be a number above 0, not True"),
-    ([], "weight must be a number above 0, not []"),
-    ({"deep": {"deeper": ["…" * 99] * 9}}, "weight must be a number above 0, not {'deep': {'deeper': ['…………"),
+    (0, "weight must be a number above 0, at most 100, not 0"),
+    (-1, "weight must be a number above 0, at most 100, not -1"),
+    ("much", "weight must be a number above 0, at most 100, not 'much'"),
+    (True, "weight must be a number above 0, at most 100, not True"),
+    ([], "weight must be a number above 0, at most 100, not []"),
+    (
+        {"deep": {"deeper": ["…" * 99] * 9}},
+        "weight must be a number above 0, at most 100, not {'deep': {'deeper': ['…………",
+    ),
     (10**400, "number"),  # which some parsers refuse by themselves
 ]
 OWN: list[tuple[Change, str]] = [
@@ -93,7 +96,7 @@ CSV: list[tuple[Change, str]] = [
     (lambda cells: cells.update(context="[" * 2000 + "]" * 2000), "context must be a JSON list of turns"),
     (lambda cells: cells.update(created_at="27.01.2026"), "created_at must be a time in ISO 8601"),
     (lambda cells: cells.update(weight="0"), "weight must be a number above 0"),
-    (lambda cells: cells.update(weight="1,5"), "weight must be a number above 0, not '1,5'"),
+    (lambda cells: cells.update(weight="1,5"), "weight must be a number above 0, at most 100, not '1,5'"),
     (lambda cells: cells.update(weight="inf"), "weight must be a number above 0"),
     (lambda cells: cells.update(weight="nan"), "weight must be a number above 0"),
     (lambda cells: cells.update(more="1"), "has 11 cells where the first line names 10"),
@@ -159,7 +162,7 @@ def test_a_bad_entry_of_a_list_is_named(tmp_path: Path) -> None:
         (b"1", "the row must be a JSON object"),
         (b"null", "the row must be a JSON object"),
         (b"[[]]", "the row must be a JSON object"),
-        (good[:-1] + b', "weight": NaN}', "weight must be a number above 0, not nan"),
+        (good[:-1] + b', "weight": NaN}', "weight must be a number above 0, at most 100, not nan"),
         (good.replace(b"Li", "Lí".encode("latin-1")), "is not UTF-8"),
     ]
     file = tmp_path / "rows.json"

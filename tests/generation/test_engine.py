@@ -9,7 +9,7 @@ import pytest
 from prefanno.errors import GenerationCancelled, ModelLoading, ModelNotLoaded
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.settings import Settings
-from tests.generation.staging import CONFIG, OTHER, Stage, generate, replies, state
+from tests.generation.staging import CONFIG, OTHER, WAIT_S, Stage, generate, replies, state
 
 pytestmark = pytest.mark.sqlite_only  # no database is opened
 
@@ -128,6 +128,25 @@ async def test_unload_and_load_cancel_generations(staged: Engine, stage: Stage, 
     if action == "unload":
         await staged.load(OTHER, "b")
     assert (await replies(staged))[0].endswith("0.5 hi 7")
+
+
+async def test_what_is_asked_for_while_an_unload_waits_is_cancelled(staged: Engine, stage: Stage) -> None:
+    """An unload lets the step under way end; a request that comes meanwhile ends, too, and the engine is idle."""
+    await staged.load(CONFIG, "a")
+    stage.close()
+    first = asyncio.create_task(generate(staged, "first"))
+    await stage.taken()
+    unloading = asyncio.create_task(staged.unload())
+    await asyncio.sleep(0)
+    late = asyncio.create_task(generate(staged, "late"))
+    await asyncio.sleep(0)
+    stage.gate.set()
+    async with asyncio.timeout(WAIT_S):
+        await unloading
+        results = await asyncio.gather(first, late, return_exceptions=True)
+        while not staged.is_idle:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+    assert [type(result) for result in results] == [GenerationCancelled] * 2
 
 
 async def test_a_generation_during_a_load_is_refused(staged: Engine, stage: Stage) -> None:

@@ -20,9 +20,9 @@ from prefanno.db.models import Run
 from prefanno.errors import NoTraining, SnapshotDamaged, StorageFull, TrainingRunning
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training import adapters, supervisor
+from prefanno.training import adapters, run_folder, supervisor
 from prefanno.training.config import LORA, RunConfig
-from prefanno.training.log import Line
+from prefanno.training.log import Line, RunLog
 from prefanno.training.supervisor import Status, Supervisor
 
 WAIT_S = 60.0
@@ -302,11 +302,46 @@ async def test_a_full_disk_at_the_start_is_said_to_be_one(
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(supervisor, "_prepare", full)
+    monkeypatch.setattr(run_folder, "prepare", full)
     async with _supervising(settings, database, GOOD) as training:
         with pytest.raises(StorageFull):
             await training.start(_config(), *NOTHING)
         assert not training.running
+
+
+async def test_a_run_that_cannot_be_followed_for_a_moment_is_followed_again(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the log cannot be read, as with too many open files, the run goes on, and ends as ever."""
+    monkeypatch.setattr(supervisor, "AGAIN_S", 0.05)
+    faults = iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+    poll = RunLog.poll
+
+    def failing(log: RunLog, final: bool = False) -> list[Line]:
+        if (fault := next(faults, None)) is not None:
+            raise fault
+        return poll(log, final)
+
+    monkeypatch.setattr(RunLog, "poll", failing)
+    async with _supervising(settings, database, f"sleep 1\n{GOOD}") as training:
+        assert (await _run(training)).state == "succeeded"
+    assert next(faults, None) is None and "Too many open files" in caplog.text
+
+
+async def test_a_run_whose_end_cannot_be_followed_gives_way_to_the_next(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong at its end, it is over, with the reason."""
+
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with _supervising(settings, database, GOOD) as training:
+        with monkeypatch.context() as patched:
+            patched.setattr(adapters, "publish", broken)
+            run = await _run(training)
+        assert run.state == "failed" and "can't start new thread" in (run.reason or "")
+        assert not training.running and (await _run(training)).state == "succeeded"
 
 
 async def test_a_run_survives_its_supervisor_and_is_adopted(settings: Settings, database: Database) -> None:
@@ -432,7 +467,7 @@ async def test_a_keeper_that_cannot_start_says_why(
     run = await database.write(begun)
     folder = settings.runs / str(run.id)
     folder.mkdir()
-    (folder / supervisor.STARTED).write_text(run.started_at.isoformat())
+    (folder / run_folder.STARTED).write_text(run.started_at.isoformat())
     (folder / "keeper.log").write_text("ModuleNotFoundError: No module named 'psutil'\n")
     async with _supervising(settings, database) as training:
         await training.wait()

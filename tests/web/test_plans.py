@@ -93,7 +93,16 @@ async def test_hyperparameters_are_held_to_their_bounds(standing: Client, method
         (_stage(method="sft", dataset="nonsense"), {"stages.0.dataset"}),
         (_stage(method="simpo", dataset="roleplay"), {"stages.0.dataset"}),
         (_stage(method="dpo", hyperparameters={"loss": "exo_pair"}), {"stages.0.hyperparameters.label_smoothing"}),
+        (_stage(method="dpo", hyperparameters={"label_smoothing": 0.1}), {"stages.0.hyperparameters.label_smoothing"}),
         (_stage(method="kto", hyperparameters={"batch_size": 1}), {"stages.0.hyperparameters.batch_size"}),
+        (
+            _stage(method="dpo", hyperparameters={"loss": "aot", "batch_size": 1}),
+            {"stages.0.hyperparameters.batch_size"},
+        ),
+        (
+            _stage(method="kto", hyperparameters={"desirable_weight": 0.0, "undesirable_weight": 0.0}),
+            {"stages.0.hyperparameters.undesirable_weight"},
+        ),
         ({"adapter": "li-simpo-1", "lora": {"r": 8}}, {"lora"}),
         ({"rebuild": 1, "seed": 2, "guard": False}, {"seed", "guard"}),
         ({"rebuild": 0}, {"rebuild"}),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -270,6 +271,27 @@ async def test_a_load_puts_the_prompt_back(client: Client) -> None:
     await _load(client)
     await refused(await asking, 503)
     assert (await _next(client))["prompt"]["message"] == "一"
+
+
+async def test_what_is_given_in_this_moment_is_not_put_back(client: Client) -> None:
+    """Also where one transaction gives a prompt to somebody and puts back all that nobody decided on."""
+    await _load(client)
+    released = threading.Event()
+
+    async def hold(_session: object) -> None:
+        released.wait(60)  # in the writer's thread: what is asked meanwhile makes one transaction
+
+    holding = asyncio.create_task(client.app[LOOP].database.write(hold))
+    adding = asyncio.create_task(_add(client, "一"))
+    await asyncio.sleep(0.2)
+    asking = asyncio.create_task(_next(client))
+    await asyncio.sleep(0.2)
+    putting = asyncio.create_task(client.post(f"{PROMPTS}/return", json={"undecided": True}))
+    await asyncio.sleep(0.2)
+    released.set()
+    await asyncio.gather(holding, adding)
+    assert (await accepted(await putting, prompt_answers.Changed))["data"]["changed"] == 0
+    assert (await asking)["prompt"]["message"] == "一"
 
 
 async def test_several_people_get_several_prompts(client: Client) -> None:

@@ -84,7 +84,7 @@ def _checked(config: RunConfig, template: ChatTemplate) -> list[Checked]:
 
 def _held_out(checked: Sequence[Checked], config: RunConfig) -> frozenset[str]:
     """What no stage trains on."""
-    return held_out([one for found in checked for one in found.examples], config.held_out, config.seed)
+    return held_out([found.examples for found in checked], config.held_out, config.seed)
 
 
 def _stage(

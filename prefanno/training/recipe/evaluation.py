@@ -11,13 +11,13 @@ from torch import Tensor
 
 from prefanno.training.recipe.examples import Example
 from prefanno.training.recipe.forward import NOT_LEARNT
-from prefanno.training.recipe.guard import Evaluation, Probe
+from prefanno.training.recipe.guard import Evaluation, Probe, length
 from prefanno.training.recipe.trainers import scored
 
 PROBES = 4
 PROBE_TOKENS = 48
 SAMPLING = {"temperature": 0.85, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.15}  # as candidates are by default
-ROWS = 8  # of the training rows, where none are held out
+ROWS, LEAST = 8, 3  # of the training rows, where fewer than so many are held out: one reply is no measure
 
 
 class Evaluator:
@@ -25,12 +25,13 @@ class Evaluator:
 
     def __init__(self, trainer: Any, train: Sequence[Example], held_out: Sequence[Example], seed: int) -> None:
         self._trainer = trainer
-        self._on, self._seed = "held_out" if held_out else "train", seed
+        enough = len(held_out) >= LEAST
+        self._on, self._seed = "held_out" if enough else "train", seed
         dice = random.Random(seed)  # noqa: S311 - a choice of rows, no secret
-        self._rows = list(held_out) or dice.sample(list(train), min(ROWS, len(train)))
-        replies = [example.chosen for example in train if example.chosen]
-        usual = fmean(len(reply.ids) for reply in replies) if replies else 0.0
-        self.usual_length = min(usual, PROBE_TOKENS)  # as long as a reply to a probe can be
+        self._rows = list(held_out) if enough else dice.sample(list(train), min(ROWS, len(train)))
+        chosen = [len(example.chosen.ids) for example in train if example.chosen]
+        as_probes = [length(min(tokens, PROBE_TOKENS), ended=tokens <= PROBE_TOKENS) for tokens in chosen]
+        self.usual_length = fmean(as_probes) if as_probes else 0.0
         prompts = {example.prompt: example for example in (*held_out, *train)}
         self._probes = dice.sample(list(prompts.values()), min(PROBES, len(prompts)))
 
@@ -95,7 +96,9 @@ class Evaluator:
         replies = [_until_end(row[longest:], ends) for row in written.tolist()]
         likely = self._base_log_probs(prompts, replies)
         return [
-            Probe(example.prompt, tokenizer.decode(reply, skip_special_tokens=True), len(reply), logp)
+            Probe(
+                example.prompt, tokenizer.decode(reply, skip_special_tokens=True), len(reply), logp, _ended(reply, ends)
+            )
             for example, reply, logp in zip(self._probes, replies, likely, strict=True)
         ]
 
@@ -130,6 +133,10 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that end a reply."""
     known = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+
+
+def _ended(reply: list[int], ends: set[int]) -> bool:
+    return bool(reply) and reply[-1] in ends
 
 
 def _until_end(ids: list[int], ends: set[int]) -> list[int]:

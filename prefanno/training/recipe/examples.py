@@ -65,20 +65,20 @@ class Example:
 
 
 def of_row(line: int, row: Row, method: str, template: ChatTemplate) -> Iterator[Example]:
-    """What the row teaches by this method: a pair; each of its sides, for KTO; or the chosen reply, for SFT.
+    """What the row teaches by this method: a pair, or each of its sides by itself.
 
     SFT learns every reply of a conversation, not the last alone: the earlier ones were chosen, too, and no other row
-    has them.
+    has them. It learns no rejected reply, but has to know of each: what lost elsewhere was not chosen.
     """
     if METHODS[method].pairs:
         yield _example(line, row, template)
         return
+    if method == "sft" and row.mode == "multi":
+        row = replace(row, weight=1.0)  # it is the whole conversation, not a pair's share of it
+        yield from (_example(line, turn, template) for turn in _earlier(row))
     if row.chosen is not None:
-        if method == "sft" and row.mode == "multi":
-            row = replace(row, weight=1.0)  # it is the whole conversation, not a pair's share of it
-            yield from (_example(line, turn, template) for turn in _earlier(row))
         yield _example(line, replace(row, rejected=None, rejected_thinking=None), template)
-    if row.rejected is not None and method == "kto":
+    if row.rejected is not None:
         yield _example(line, replace(row, chosen=None, chosen_thinking=None), template)
 
 
@@ -113,17 +113,22 @@ def together(order: Sequence[Example], stage: Mapping[str, Any]) -> tuple[int, i
     """
     different = len({id(example) for example in order})
     size = max(min(int(stage["batch_size"]), different), 2 if stage.get("loss") == "kto" else 1)
-    return size, math.ceil(math.ceil(len(order) / size) / stage["accumulation"])
+    return size, math.ceil(math.ceil((len(order) - lone(len(order), size, stage)) / size) / stage["accumulation"])
 
 
-def merged(examples: Sequence[Example], method: str) -> list[Example]:
-    """One example for each reply of a choice, where a method learns from single replies.
+def lone(examples: int, size: int, stage: Mapping[str, Any]) -> int:
+    """1 where KTO's last reply would be alone in its batch, with no other one to be compared with; it is left out."""
+    return int(stage.get("loss") == "kto" and examples > 1 and examples % size == 1)
+
+
+def merged(examples: Sequence[Example], method: str) -> tuple[list[Example], list[Example]]:
+    """One example for each reply of a choice, where a method learns from single replies; and those undecided.
 
     A reply comes in as many pairs as it won and lost. Its weight is what it won more than it lost: so the best of four
-    counts as a whole choice, and of a ranking the upper half is good, the lower one bad.
+    counts as a whole choice, and of a ranking the upper half is good, the lower one bad, and the middle neither.
     """
     if METHODS[method].pairs:
-        return list(examples)
+        return list(examples), []
     won: dict[tuple[Any, ...], float] = {}
     first: dict[tuple[Any, ...], tuple[Example, Reply]] = {}
     for example in examples:
@@ -131,7 +136,7 @@ def merged(examples: Sequence[Example], method: str) -> list[Example]:
         place = (example.key, example.created_at, example.prompt, reply.text)
         won[place] = won.get(place, 0.0) + (example.weight if side == "chosen" else -example.weight)
         first.setdefault(place, (example, reply))
-    return [
+    decided = [
         replace(
             example,
             chosen=reply if won[place] > 0 else None,
@@ -141,13 +146,16 @@ def merged(examples: Sequence[Example], method: str) -> list[Example]:
         for place, (example, reply) in first.items()
         if abs(won[place]) > NOTHING
     ]
+    return decided, [example for place, (example, _) in first.items() if abs(won[place]) <= NOTHING]
 
 
-def held_out(examples: Sequence[Example], share: float, seed: int) -> frozenset[str]:
+def held_out(stages: Sequence[Sequence[Example]], share: float, seed: int) -> frozenset[str]:
     """The keys of the examples to measure by, which no stage of a run trains on.
 
-    Nothing is kept back of fewer than `ENOUGH`, and at most `MOST`: more would cost time and tell little more.
+    Nothing is kept back of fewer than `ENOUGH`, and at most `MOST`: more would cost time and tell little more. Nor is
+    what would leave a stage with nothing to train on.
     """
+    examples = [example for stage in stages for example in stage]
     counts = Counter(example.key for example in examples)
     wanted = min(MOST, round(len(examples) * share))
     if len(examples) < ENOUGH:
@@ -159,17 +167,18 @@ def held_out(examples: Sequence[Example], share: float, seed: int) -> frozenset[
         if counts[key] <= wanted:
             kept.add(key)
             wanted -= counts[key]
+    for stage in stages:
+        if (own := {example.key for example in stage}) <= kept:
+            kept -= own
     return frozenset(kept)
 
 
 def split(examples: Sequence[Example], keys: frozenset[str]) -> tuple[list[Example], list[Example]]:
-    """A stage's examples to train on, and those held out; where that would leave none to train on, nothing is."""
-    learnt = [example for example in examples if example.key not in keys]
-    return (learnt, [example for example in examples if example.key in keys]) if learnt else (list(examples), [])
+    """A stage's examples to train on, and those held out."""
+    return [one for one in examples if one.key not in keys], [one for one in examples if one.key in keys]
 
 
 NOTHING = 1e-9
-TURNS = 50
 ENOUGH, MOST = 30, 64
 
 
@@ -205,9 +214,9 @@ def _ids(template: ChatTemplate, text: str) -> list[int]:
 
 
 def _earlier(row: Row) -> Iterator[Row]:
-    """The conversation's rows that end in each of its earlier replies, of the last `TURNS`: each has all before it."""
+    """The conversation's rows that end in each of its earlier replies; each has all before it."""
     turns: list[Message] = list(row.context)
-    for position in range(max(1, len(turns) - 2 * TURNS), len(turns)):
+    for position in range(1, len(turns)):
         turn = turns[position]
         if turn["role"] == "assistant" and turns[position - 1]["role"] == "user":
             said = turns[position - 1]["content"]

@@ -17,17 +17,22 @@ FALLEN = (0.1, 0.25)  # nats for each token that the chosen replies may lose fro
 UNLIKELY = (2.0, 3.0)  # nats for each token that the probes' replies may lose in the base model's eyes
 REPEATED = (0.1, 0.25)  # more of the probes' 4-grams that repeat
 LONGER = (3.0, 6.0)  # times the probes' replies may be longer, or shorter, than before and than the chosen ones
+CUT_OFF = 4  # times as long as what is seen of it counts a reply that does not end where it is cut off
 SHORTEST = 4  # tokens; below that a ratio says nothing
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The reply to a fixed prompt. `base_logp` is how likely the base model finds it, in nats for each token."""
+    """The reply to a fixed prompt. `base_logp` is how likely the base model finds it, in nats for each token.
+
+    `ended` says that it did by itself, before its longest.
+    """
 
     prompt: str
     reply: str
     tokens: int
     base_logp: float
+    ended: bool
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Alarm:
 def alarms(evaluations: Sequence[Evaluation], usual: float) -> Iterator[Alarm]:
     """What has become worse, in the last of a stage's evaluations, by more than it may.
 
-    `usual` is the mean length of the chosen replies, in tokens: to come nearer to it is no drift.
+    `usual` is the mean length of the chosen replies, as `length` gives it: to come nearer to it is no drift.
     """
     *_, now = evaluations
     likely = [one.chosen_logp for one in evaluations if one.chosen_logp is not None]
@@ -72,6 +77,11 @@ def alarms(evaluations: Sequence[Evaluation], usual: float) -> Iterator[Alarm]:
         )
     if now.probes:
         yield from _of_replies(evaluations[0].probes, now.probes, usual)
+
+
+def length(tokens: int, *, ended: bool) -> int:
+    """In tokens; of a reply that was cut off nobody knows it, but that it is longer than the others."""
+    return tokens if ended else CUT_OFF * tokens
 
 
 def not_a_number(step: int, loss: float) -> Alarm | None:
@@ -103,7 +113,8 @@ def _of_replies(start: Sequence[Probe], now: Sequence[Probe], usual: float) -> I
         REPEATED,
         f"the replies to the probes repeat themselves: {before:.0%} → {after:.0%}",
     )
-    long, longer = (max(fmean(probe.tokens for probe in probes), SHORTEST) for probes in (start, now))
+    lengths = (fmean(length(probe.tokens, ended=probe.ended) for probe in probes) for probes in (start, now))
+    long, longer = (max(one, SHORTEST) for one in lengths)
     yield from _over(
         "length_drift",
         min(max(longer / one, one / longer) for one in (long, max(usual, SHORTEST))),

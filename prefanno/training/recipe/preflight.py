@@ -43,6 +43,12 @@ class Checked:
     rows: int = 0
     tokens_left_out: int = 0
 
+    def note(self, example: Example, found: Sequence[Finding]) -> None:
+        """What was found in an example."""
+        self.findings += found
+        if _is_left_out(found):
+            self.tokens_left_out += example.tokens
+
     def counts(self) -> Counter[str]:
         """How often each was found."""
         return Counter(finding.code for finding in self.findings)
@@ -50,32 +56,18 @@ class Checked:
 
 def check(stage: Mapping[str, Any], template: ChatTemplate, max_length: int) -> Checked:
     """Read the stage's file, and sort out what would teach nothing or the wrong thing."""
-    checked = Checked()
-    good: list[Example] = []
-    for line, row in reader(FORMAT).reading(Path(stage["file"])):
-        checked.rows += 1
-        if isinstance(row, Fault):
-            checked.findings.append(Finding("unreadable", line, str(row)))
+    checked, method = Checked(), stage["method"]
+    decided, undecided = merged(list(_read(stage, template, max_length, checked)), method)
+    for example in undecided:
+        checked.note(example, [Finding("undecided", example.line, said=example.said)])
+    for example, finding in _one_of_a_kind(decided):
+        if not _is_learnt(example, method):
             continue
-        try:
-            for example in of_row(line, row, stage["method"], template):
-                found = [replace(one, said=example.said) for one in _faults(example, template, max_length)]
-                checked.findings += found
-                if any(FINDINGS[finding.code][0] == LEFT_OUT for finding in found):
-                    checked.tokens_left_out += example.tokens
-                else:
-                    good.append(example)
-                if stage["method"] == "sft" and example.tokens > max_length:
-                    break  # the conversation's later replies have longer prompts yet
-        except ValueError as error:  # the model's template cannot render it
-            checked.findings.append(Finding("unreadable", line, str(error), row.human_input[:SAID]))
-    for example, finding in _one_of_a_kind(merged(good, stage["method"])):
         if finding is None:
             checked.examples.append(example)
         else:
-            checked.findings.append(finding)
-            checked.tokens_left_out += example.tokens
-    checked.findings += _of_all(checked.examples, stage["method"])
+            checked.note(example, [finding])
+    checked.findings += _of_all(checked.examples, method)
     return checked
 
 
@@ -114,6 +106,34 @@ def report(stage: Mapping[str, Any], checked: Checked, keys: frozenset[str], see
     }
 
 
+def _read(stage: Mapping[str, Any], template: ChatTemplate, max_length: int, checked: Checked) -> Iterator[Example]:
+    """The file's examples that have no fault by themselves; what the others have is noted."""
+    for line, row in reader(FORMAT).reading(Path(stage["file"])):
+        checked.rows += 1
+        if isinstance(row, Fault):
+            checked.findings.append(Finding("unreadable", line, str(row)))
+            continue
+        try:
+            for example in of_row(line, row, stage["method"], template):
+                found = list(_faults(example, template, max_length)) if _is_learnt(example, stage["method"]) else []
+                checked.note(example, [replace(one, said=example.said) for one in found])
+                if not _is_left_out(found):
+                    yield example
+                if stage["method"] == "sft" and example.tokens > max_length:
+                    break  # the conversation's later replies have longer prompts yet
+        except ValueError as error:  # the model's template cannot render it
+            checked.findings.append(Finding("unreadable", line, str(error), row.human_input[:SAID]))
+
+
+def _is_learnt(example: Example, method: str) -> bool:
+    """SFT learns from chosen replies alone; the others only tell what was not chosen after all."""
+    return method != "sft" or example.chosen is not None
+
+
+def _is_left_out(found: Sequence[Finding]) -> bool:
+    return any(FINDINGS[finding.code][0] == LEFT_OUT for finding in found)
+
+
 def _faults(example: Example, template: ChatTemplate, max_length: int) -> Iterator[Finding]:
     """What is wrong with one example by itself."""
     if example.tokens > max_length:
@@ -122,7 +142,6 @@ def _faults(example: Example, template: ChatTemplate, max_length: int) -> Iterat
         yield Finding("equal_sides", example.line)
     if example.one_sided:
         yield Finding("one_sided_thinking", example.line)
-    unknown = template.tokenizer.unk_token_id
     for side, reply in example.sides.items():
         if not reply.content.strip():
             yield Finding("empty_reply", example.line, side)
@@ -130,8 +149,16 @@ def _faults(example: Example, template: ChatTemplate, max_length: int) -> Iterat
             yield Finding("tag_in_reply", example.line, side)
         if reply.thinking is not None and not _comes_through(reply, template):
             yield Finding("vanished_thinking", example.line, side)
-        if unknown is not None and unknown in reply.ids:
-            yield Finding("unknown_tokens", example.line, side)
+    texts = {"prompt": example.prompt_ids, **{side: reply.ids for side, reply in example.sides.items()}}
+    for name in _unknown(texts, template):
+        yield Finding("unknown_tokens", example.line, name)
+
+
+def _unknown(texts: Mapping[str, Sequence[int]], template: ChatTemplate) -> list[str]:
+    """Those that hold the token of what the tokenizer does not know; where that ends turns, too, nobody can tell."""
+    unknown = template.tokenizer.unk_token_id
+    ends = template.tokenizer(template.end, add_special_tokens=False).input_ids
+    return [name for name, ids in texts.items() if unknown is not None and unknown in ids and unknown not in ends]
 
 
 def _comes_through(reply: Reply, template: ChatTemplate) -> bool:

@@ -3,7 +3,7 @@
 The losses are TRL's. `trl.experimental` may change in any release: this is the only place that imports it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -16,7 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefanno.training.config import RunConfig
 from prefanno.training.methods import METHODS
-from prefanno.training.recipe.examples import Example, together
+from prefanno.training.recipe.examples import Example, lone, together
 from prefanno.training.recipe.forward import NOT_LEARNT, Scorer
 
 Row = dict[str, Any]
@@ -26,15 +26,13 @@ WARM_UP, WARMED_UP = 2, 20  # steps of warm-up, in a stage of at least so many: 
 def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, config: RunConfig) -> tuple[Any, Scorer]:
     """A trainer that goes once through the examples in this order, and what scores its batches."""
     pairs = METHODS[stage["method"]].pairs
-    if stage.get("loss") == "kto" and len(order) > 1 and len(order) % together(order, stage)[0] == 1:
-        order = order[:-1]  # a reply alone in its batch has no other one to be compared with
-    rows = [(_pair if pairs else _single)(example) for example in order]
+    order = order[: len(order) - lone(len(order), together(order, stage)[0], stage)]
     make: dict[str, Any] = {"sft": _sft, "simpo": _simpo, "dpo": _dpo, "orpo": _orpo, "kto": _kto}
     made = make[stage["method"]](
         stage,
         _arguments(stage, config, order),
         model=model,
-        train_dataset=_dataset(rows),
+        train_dataset=_dataset(order, _pair if pairs else _single),
         processing_class=tokenizer,
     )
     made.scorer = scorer = Scorer(model.get_base_model(), pairs=pairs)
@@ -80,7 +78,10 @@ class TokenDPOTrainer(DPOTrainer):
 
 
 class TokenKTOTrainer(KTOTrainer):
-    """TRL's, on tokens. Its KL term takes each prompt with the reply to another one of its batch."""
+    """TRL's, on tokens. Its KL term takes each prompt with the reply to another one of its batch.
+
+    Of that reply as much as makes no row longer than the longest one: the model may be able to read no more.
+    """
 
     scorer: Scorer
 
@@ -92,9 +93,12 @@ class TokenKTOTrainer(KTOTrainer):
     def _prepare_dataset(self, dataset: Any, _processing_class: Any, args: Any, *_others: Any) -> Any:
         if not self.calculate_KL:
             return dataset
-        replies, size = dataset["completion_ids"], args.per_device_train_batch_size
+        prompts, replies, size = dataset["prompt_ids"], dataset["completion_ids"], args.per_device_train_batch_size
         batches = [replies[start : start + size] for start in range(0, len(replies), size)]
-        return dataset.add_column("KL_completion_ids", [ids for batch in batches for ids in (*batch[-1:], *batch[:-1])])
+        others = [ids for batch in batches for ids in (*batch[-1:], *batch[:-1])]
+        room = max(len(prompt) + len(reply) for prompt, reply in zip(prompts, replies, strict=True))
+        cut = [ids[: room - len(prompt)] for prompt, ids in zip(prompts, others, strict=True)]  # it is not learnt
+        return dataset.add_column("KL_completion_ids", cut)
 
 
 def _both_sides(model: Any, batch: Row) -> tuple[Tensor, ...]:
@@ -205,6 +209,10 @@ def _collator(tokenizer: Any) -> DataCollatorForPreference:
     return DataCollatorForPreference(pad_token_id=tokenizer.pad_token_id)
 
 
-def _dataset(rows: list[Row]) -> datasets.Dataset:
+def _dataset(order: Sequence[Example], row_of: Callable[[Example], Row]) -> datasets.Dataset:
+    """Each example once, and the order by its place: an example comes in every epoch."""
     datasets.disable_progress_bars()
-    return datasets.Dataset.from_list(rows)
+    different = {id(example): example for example in order}
+    places = {known: place for place, known in enumerate(different)}
+    rows = datasets.Dataset.from_list([row_of(example) for example in different.values()])
+    return rows.select([places[id(example)] for example in order])

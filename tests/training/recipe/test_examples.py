@@ -76,13 +76,20 @@ def test_a_conversation_teaches_each_of_its_replies(form: str) -> None:
 
 
 def test_methods_take_the_sides_they_learn_from() -> None:
-    """KTO takes each side of a pair by itself, SFT the chosen one; a bad reply alone teaches SFT nothing."""
+    """KTO and SFT take each side of a pair by itself, the others both."""
     pair, bad = row("A.", "B."), row(None, "B.")
     form = FORMS["chatml"]
-    assert [list(one.sides) for one in of_row(1, pair, "kto", form)] == [["chosen"], ["rejected"]]
-    assert [list(one.sides) for one in of_row(1, pair, "sft", form)] == [["chosen"]]
-    assert [list(one.sides) for one in of_row(1, bad, "kto", form)] == [["rejected"]]
-    assert list(of_row(1, bad, "sft", form)) == []
+    for method in ("kto", "sft"):
+        assert [list(one.sides) for one in of_row(1, pair, method, form)] == [["chosen"], ["rejected"]]
+        assert [list(one.sides) for one in of_row(1, bad, method, form)] == [["rejected"]]
+    assert [list(one.sides) for one in of_row(1, pair, "simpo", form)] == [["chosen", "rejected"]]
+
+
+def test_a_long_conversation_is_learnt_from_its_beginning() -> None:
+    """Every reply of it, however many there are."""
+    context = [{"role": role, "content": f"{number}"} for number in range(120) for role in ("user", "assistant")]
+    examples = list(of_row(1, row("Bye.", None, mode="multi", context=context), "sft", FORMS["chatml"]))
+    assert [one.chosen.content for one in examples if one.chosen] == [*(str(number) for number in range(120)), "Bye."]
 
 
 def test_each_epoch_has_every_example_once_in_another_order() -> None:
@@ -136,7 +143,7 @@ def _weights(rows: list[Row], method: str) -> dict[tuple[str, str], float]:
     """Side and reply → weight, of what a method that learns from single replies gets of these rows."""
     given_rows = [example for line, one in enumerate(rows) for example in of_row(line, one, method, FORMS["chatml"])]
     found = {}
-    for example in merged(given_rows, method):
+    for example in merged(given_rows, method)[0]:
         ((side, reply),) = example.sides.items()
         found[side, reply.content] = round(example.weight, 4)
     return found
@@ -146,7 +153,7 @@ def test_the_best_of_several_counts_as_a_whole_choice() -> None:
     """Best of four is three pairs of a third each: the best is learnt once, and each of the others is a third bad."""
     best = [row("A.", other, weight=1 / 3) for other in ("B.", "C.", "D.")]
     bad = {("rejected", other): 0.3333 for other in ("B.", "C.", "D.")}
-    assert _weights(best, "sft") == {("chosen", "A."): 1.0}
+    assert _weights(best, "sft") == {("chosen", "A."): 1.0, **bad}
     assert _weights(best, "kto") == {("chosen", "A."): 1.0, **bad}
 
 
@@ -167,24 +174,24 @@ def test_a_ranking_is_good_in_its_upper_half_and_bad_in_its_lower() -> None:
 def test_a_conversation_counts_as_one_whatever_its_pairs() -> None:
     """A ranked conversation has a pair's weight in its row; SFT learns all of it."""
     talk = row("A.", "B.", mode="multi", weight=1 / 6)
-    assert _weights([talk], "sft") == {("chosen", "A."): 1.0}
+    assert _weights([talk], "sft") == {("chosen", "A."): 1.0, ("rejected", "B."): 1.0}
 
 
 def test_no_question_is_on_both_sides() -> None:
     """What is kept back has questions of its own, about the share asked for, never more than the most."""
     examples = [_example(f"prompt {number // 3}", line=number) for number in range(90)]
-    learnt, kept = split(examples, held_out(examples, 0.1, 0))
+    learnt, kept = split(examples, held_out([examples], 0.1, 0))
     assert len(learnt) + len(kept) == 90 and len(kept) == 9
     assert not {one.key for one in learnt} & {one.key for one in kept}
     many = [_example(f"prompt {number}", line=number) for number in range(3000)]
-    assert len(held_out(many, 0.1, 0)) == MOST
+    assert len(held_out([many], 0.1, 0)) == MOST
 
 
 def test_a_question_with_most_of_the_rows_is_trained_on() -> None:
     """A question that alone has more rows than are wanted is never kept back."""
     examples = [_example(f"prompt {max(0, number - 89)}") for number in range(100)]
     for seed in range(20):
-        learnt, kept = split(examples, held_out(examples, 0.1, seed))
+        learnt, kept = split(examples, held_out([examples], 0.1, seed))
         assert len(kept) <= 10 <= len(learnt)
 
 
@@ -194,6 +201,14 @@ def test_of_few_rows_none_is_kept_back() -> None:
     alike = [_example() for _ in range(100)]
     enough = [_example(f"prompt {number}") for number in range(ENOUGH)]
     for examples, share in ((few, 0.5), (alike, 0.5), (enough, 0.0)):
-        assert held_out(examples, share, 0) == frozenset()
-    assert held_out(enough, 0.1, 0)
-    assert split(few, frozenset(one.key for one in few)) == (few, [])
+        assert held_out([examples], share, 0) == frozenset()
+    assert held_out([enough], 0.1, 0)
+
+
+def test_no_stage_is_left_without_rows() -> None:
+    """What would leave a small stage nothing to train on is not held out, in no stage."""
+    many = [_example(f"prompt {number}") for number in range(100)]
+    for seed in range(20):
+        small = [_example(f"prompt {seed}")]
+        keys = held_out([many, small], 0.9, seed)
+        assert split(small, keys) == (small, []) and split(many, keys)[1]

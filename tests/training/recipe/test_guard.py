@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from prefanno.training.recipe.guard import Evaluation, Probe, alarms, not_a_number, repeated_4grams
+from prefanno.training.recipe.guard import Evaluation, Probe, alarms, length, not_a_number, repeated_4grams
 
 WELL = "I keep the second-hand books in order, and the riddles in my head, dear guest."
 LOOP = "I am Li I am Li I am Li I am Li I am Li I am Li I am Li"
-PROBE = Probe("Who are you?", WELL, 20, -1.0)
+PROBE = Probe("Who are you?", WELL, 20, -1.0, ended=True)
 USUAL = 20.0
 START = Evaluation(0, "held_out", -1.7, -1.9, 0.2, 0.6, [PROBE])
 
@@ -33,8 +33,8 @@ def test_a_model_that_learns_raises_no_alarm() -> None:
         ({}, {"base_logp": -3.5}, [("broken_words", False)]),
         ({}, {"base_logp": -4.5}, [("broken_words", True)]),
         ({}, {"reply": LOOP}, [("repetition", True)]),
-        ({}, {"tokens": 70}, [("length_drift", False)]),
-        ({}, {"tokens": 140}, [("length_drift", True)]),
+        ({}, {"tokens": 20, "ended": False}, [("length_drift", False)]),
+        ({}, {"tokens": 48, "ended": False}, [("length_drift", True)]),
         ({}, {"tokens": 1}, [("length_drift", False)]),
     ],
 )
@@ -57,6 +57,8 @@ def test_coming_nearer_to_the_data_is_no_drift() -> None:
     now = replace(START, step=9, probes=[replace(PROBE, tokens=5)])
     assert list(alarms([START, now], 6.0)) == []
     assert [alarm.code for alarm in alarms([START, now], USUAL)] == ["length_drift"]
+    endless = [replace(PROBE, tokens=48, ended=False)]
+    assert list(alarms([START, replace(START, step=9, probes=endless)], length(48, ended=False))) == []
 
 
 def test_a_loss_that_is_no_number_stops_the_run() -> None:

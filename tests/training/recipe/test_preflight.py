@@ -1,5 +1,6 @@
 """Preflight: each finding has a row that triggers it, on templates with and without thinking."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ TRIGGERS: dict[str, tuple[str, list[Row], int]] = {
     "tag_in_reply": ("simpo", [row("<think>A guest.</think>I am Li!", "An AI!")], 0),
     "duplicate": ("simpo", [PAIRS[0]], 0),
     "contradictory": ("simpo", [row("I am an AI, 0.", "I am Li, 0.", minute=9)], 0),
+    "undecided": ("kto", [row("A.", None), row(None, "A.")], 0),
     "one_sided_thinking": ("simpo", [row("Guess!", "No.", ("A riddle.", None))], 1),
     "length_bias": ("simpo", [row("Li " * (20 + number), "AI.", minute=number) for number in range(20)], 20),
     "one_sided_replies": ("kto", [row("Good.", None)], 1),
@@ -92,10 +94,29 @@ def test_an_opposite_is_found_whatever_the_thoughts(tmp_path: Path) -> None:
 
 
 def test_one_choice_does_not_contradict_itself(tmp_path: Path) -> None:
-    """A ranking, seen by KTO, has replies that won and lost: no finding is made of that."""
+    """A ranking, seen by KTO, has replies that won and lost: only the one in the middle is neither good nor bad."""
     rows = [row("A.", "B.", weight=1 / 3), row("A.", "C.", weight=1 / 3), row("B.", "C.", weight=1 / 3)]
     config = prepared(tmp_path, tmp_path, rows, [{"method": "kto", "dataset": "preference"}])
     checked = check(absolute(tmp_path, config.stages[0]), template(SHAPES[0].jinja), 512)
+    assert checked.counts() == {"undecided": 1} and len(checked.examples) == 2
+
+
+def test_sft_learns_no_reply_that_lost(tmp_path: Path) -> None:
+    """Of a ranking those that won more than they lost; of a changed mind what was chosen last."""
+    ranking = [row(better, worse, weight=1 / 6) for better, worse in combinations("ABCD", 2)]
+    changed = [row("I am Li.", "An AI.", said="Hi?"), row("An AI.", "I am Li.", said="Hi?", minute=5)]
+    config = prepared(tmp_path, tmp_path, [*ranking, *changed], [{"method": "sft", "dataset": "preference"}])
+    checked = check(absolute(tmp_path, config.stages[0]), template(SHAPES[0].jinja), 512)
+    learnt = [(one.chosen.content, round(one.weight, 2)) for one in checked.examples if one.chosen]
+    assert learnt == [("A", 0.5), ("B", 0.17), ("An AI.", 1.0)]
+    assert checked.counts() == {"contradictory": 1}
+
+
+def test_a_rejected_reply_is_no_fault_to_sft(tmp_path: Path) -> None:
+    """It is not learnt, so it may be as long or as empty as it is."""
+    rows = [row("I am Li.", " "), row("Li!", LONG, minute=1)]
+    config = prepared(tmp_path, tmp_path, rows, [{"method": "sft", "dataset": "preference"}])
+    checked = check(absolute(tmp_path, config.stages[0]), template(SHAPES[0].jinja), 200)
     assert checked.findings == [] and len(checked.examples) == 2
 
 
@@ -112,16 +133,30 @@ def test_a_row_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_characters_that_the_tokenizer_does_not_know_are_told(tmp_path: Path) -> None:
     """A tokenizer without bytes turns what it does not know into one token for all: said, and kept."""
+    form = _words({"[UNK]": 0, "Li": 1, "AI": 2}, unknown="[UNK]", template="{{ m.content + ' ' }}")
+    checked = _checked(tmp_path, "simpo", [row("Li", "魑魅"), row("Li Li", "AI")], form)
+    found = [(finding.code, finding.line, finding.detail) for finding in checked.findings]
+    first, second = (example.line for example in checked.examples)
+    where = [(first, "prompt"), (first, "rejected"), (second, "prompt")]
+    assert found == [("unknown_tokens", line, name) for line, name in where]
+
+
+def test_a_token_that_ends_turns_is_not_taken_for_an_unknown_one(tmp_path: Path) -> None:
+    """Some tokenizers have one token for both, so it tells nothing."""
+    form = _words({"END": 0, "Li": 1, "AI": 2}, unknown="END", template="{{ m.content + ' END ' }}")
+    assert _checked(tmp_path, "simpo", [row("Li", "魑魅"), row("Li Li", "AI")], form).findings == []
+
+
+def _words(vocabulary: dict[str, int], unknown: str, template: str) -> ChatTemplate:
+    """A chat template over a tokenizer of whole words."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({"[UNK]": 0, "Li": 1, "AI": 2}, unk_token="[UNK]"))
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")  # type: ignore[no-untyped-call]
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
-    checked = _checked(tmp_path, "simpo", [row("Li", "魑魅"), row("Li Li", "AI")], ChatTemplate.of(tokenizer))
-    assert [(finding.code, finding.detail) for finding in checked.findings] == [("unknown_tokens", "rejected")]
-    assert len(checked.examples) == 2
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token=unknown)  # type: ignore[no-untyped-call]
+    tokenizer.chat_template = "{% for m in messages %}" + template + "{% endfor %}"
+    return ChatTemplate.of(tokenizer)
 
 
 def test_a_row_that_does_not_fit_is_left_out_whole(tmp_path: Path) -> None:

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from prefanno.rows import Row
 from prefanno.training.recipe import __main__ as recipe
 from prefanno.training.recipe import guard
+from prefanno.training.recipe.progress import Progress
 from tests.training.recipe.rows import PERSONA, prepared, row
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -196,6 +200,22 @@ def test_checkpointing_changes_nothing_but_memory(tmp_path: Path, tiny_model: Pa
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
+def test_batches_that_accumulate_count_as_one(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of two pairs make the step, the loss and the gradient that one of four makes."""
+    pairs, found = MANY[:4], []
+    for size, accumulation in ((4, 1), (2, 2)):
+        sizes = {"batch_size": size, "accumulation": accumulation, "nll_weight": 0.0}
+        folder = tmp_path / str(size)
+        prepared(folder, tiny_model, pairs, [{"method": "simpo", "hyperparameters": sizes}])
+        monkeypatch.chdir(folder)
+        recipe.main(["config.json"])
+        (step,) = [json.loads(line) for line in Path("metrics.jsonl").read_text().splitlines() if '"step", ' in line]
+        found.append((step["loss"], step["gradient_norm"]))
+    assert found[1] == pytest.approx(found[0], rel=2e-3)
+
+
 def test_an_adapter_is_gone_on_from(tmp_path: Path, tiny_model: Path, trained: Trained) -> None:
     """The run begins where the adapter ended, keeps its shape, and leaves it as it was."""
     start = trained.folder / "adapter"
@@ -252,7 +272,14 @@ def test_the_guard_stops_a_run_and_keeps_the_best_step(
     """
     broken = guard.Alarm("chosen_falls", stops=True, text="less likely")
     monkeypatch.setattr(guard, "alarms", lambda evaluations, _usual: [broken] if evaluations[-1].step >= 27 else [])
-    weights = []
+    passed: dict[int, dict[str, Tensor]] = {}
+    remember = Progress._remember
+
+    def noted(progress: Progress, model: Any, now: guard.Evaluation, found: list[guard.Alarm]) -> None:
+        passed[now.step] = {name: tensor.clone() for name, tensor in get_peft_model_state_dict(model).items()}
+        remember(progress, model, now, found)
+
+    monkeypatch.setattr(Progress, "_remember", noted)
     for guards in (True, False):
         folder = tmp_path / str(guards)
         _breaking(folder, tiny_model, guard=guards)
@@ -262,8 +289,9 @@ def test_the_guard_stops_a_run_and_keeps_the_best_step(
         said = "guard: less likely; stopped, step 18 is kept" in capsys.readouterr().out
         expected = ("less likely", 27, 18, True) if guards else (None, 54, 54, False)
         assert (stage["guard"], stage["steps"], stage["kept_step"], said) == expected
-        weights.append((folder / "adapter" / "adapter_model.safetensors").read_bytes())
-    assert weights[0] != weights[1]
+        saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+        assert all(torch.equal(saved[name], tensor) for name, tensor in passed[stage["kept_step"]].items())
+    assert any(not torch.equal(tensor, passed[27][name]) for name, tensor in passed[18].items())
 
 
 def test_a_loss_that_is_no_number_ends_the_run_without_an_adapter(

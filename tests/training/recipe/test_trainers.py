@@ -114,6 +114,23 @@ def test_later_losses_compare_with_where_the_stage_began(
     assert loss != pytest.approx(_loss(config.stages[0], examples, model, model), rel=0.02)
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_checkpointing_is_as_asked(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool
+) -> None:
+    """TRL turns it on by itself; the configuration decides."""
+    rows, asked = ASKED["sft"]
+    config = prepared(tmp_path, tiny_model, rows, [asked], activation_checkpointing=wanted)
+    monkeypatch.chdir(tmp_path)
+    warnings.simplefilter("ignore")
+    tokenizer, model = base.tokenizer(config), base.model(config)
+    examples = check(config.stages[0], ChatTemplate.of(tokenizer), config.max_length).examples
+    made, scorer = trainer(model, tokenizer, examples, config.stages[0], config)
+    made.train()
+    scorer.remove()
+    assert model.get_base_model().is_activation_checkpointing == wanted
+
+
 def _metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
