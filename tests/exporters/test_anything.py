@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exporters import openai, sharegpt, trl
 from exporters.spreadsheet import COLUMNS
-from exporters.values import rows
+from exporters.values import HEAVIEST, rows
 from prefanno.rows import Fault, Row
 from tests.exporters.hostile import GOOD, TEXT_FORMATS, placed, places, wrong_with
 from tests.exporters.written import found_in
@@ -153,5 +153,5 @@ def _sound(form: str, file: Path) -> list[tuple[int, Row | Fault]]:
         roles = [turn["role"] for turn in one.context]
         assert set(roles) <= {"user", "assistant"} and roles[-1:] != ["user"]
         assert all(role != after for role, after in pairwise(roles))
-        assert one.mode in ("single", "multi") and 0 < one.weight < float("inf") and one.created_at.tzinfo is None
+        assert one.mode in ("single", "multi") and 0 < one.weight <= HEAVIEST and one.created_at.tzinfo is None
     return found

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from exporters import openai, sharegpt, spreadsheet, trl, trl_parquet
+from exporters.values import HEAVIEST
 from prefanno import text
 from prefanno.prompting import Message
 from prefanno.rows import Fault, Mode, Row
@@ -73,7 +74,7 @@ TEXTS = (
     .filter(lambda content: text.fault(content) is None)
 )
 THOUGHTS = st.none() | TEXTS
-WEIGHTS = st.just(1.0) | st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.sampled_from([1 / 3, 0.5])
+WEIGHTS = st.just(1.0) | st.floats(min_value=0, exclude_min=True, max_value=HEAVIEST) | st.sampled_from([1 / 3, 0.5])
 
 
 def row(chosen: str | None = "I am Li.", rejected: str | None = "An AI.", **changed: Any) -> Row:
