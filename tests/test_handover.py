@@ -146,6 +146,13 @@ async def _mia(session: AsyncSession) -> None:
     session.add(Character(slug="mia", name="Mia"))
 
 
+def _adopted(loop: Loop) -> Loop:
+    """The stations of the next server, which has taken up what this one left."""
+    successor = Loop(loop.settings, loop.database, loop.engine, loop.ahead, loop.training)
+    successor.handover.adopt()
+    return successor
+
+
 async def _returned(voice: Voice) -> None:
     async with asyncio.timeout(WAIT_S):
         while voice.state != "loaded":  # noqa: ASYNC110 - it has no event
@@ -213,8 +220,7 @@ async def test_a_server_that_takes_up_the_run_gives_the_memory_back(loop: Loop, 
     await add(loop.database, SINGLE)
     run = await loop.handover.start(reload=True)
     await loop.handover.close()
-    successor = Loop(loop.settings, loop.database, loop.engine, loop.ahead, loop.training)
-    successor.handover.adopt()
+    _adopted(loop)
     await done(loop, run)
     await _returned(voice)
     assert voice.loaded and voice.loaded.adapter == str(loop.settings.outputs / "li-simpo-1")
@@ -228,8 +234,7 @@ async def test_a_run_that_ended_without_a_server_is_loaded_at_the_next_start(loo
     await done(loop, run)
     assert voice.state == "unloaded"
     for expected in ("loaded", "unloaded"):
-        successor = Loop(loop.settings, loop.database, loop.engine, loop.ahead, loop.training)
-        successor.handover.adopt()
+        _adopted(loop)
         if expected == "loaded":
             await _returned(voice)
             await asyncio.sleep(0.1)
@@ -254,8 +259,7 @@ async def test_a_server_starts_though_it_cannot_read_what_to_load(loop: Loop, vo
     run = await loop.handover.start(reload=True)
     await loop.handover.close()
     (loop.settings.runs / str(run.id) / "handover.json").write_text('{"trained"')
-    successor = Loop(loop.settings, loop.database, loop.engine, loop.ahead, loop.training)
-    successor.handover.adopt()
+    successor = _adopted(loop)
     await done(loop, run)
     assert successor.handover._returning is None and voice.state == "unloaded"
 

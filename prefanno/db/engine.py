@@ -208,6 +208,8 @@ def _answer(outcomes: Sequence[tuple[_Request, Any]]) -> None:
 def _domain_error(error: Exception) -> Exception:
     if not isinstance(error, DBAPIError | PoolTimeout):
         return error
+    if _is_full(error):
+        return StorageFull()
     cause = getattr(error, "orig", error)
     return DatabaseUnavailable(f"the database cannot serve now: {cause}", f"数据库暂时不可用：{cause}")
 

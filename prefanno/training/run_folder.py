@@ -56,6 +56,15 @@ def keeper(folder: Path) -> process.Identity | None:
     return None
 
 
+def may_go_on(folder: Path) -> bool:
+    """Whether its keeper is alive; also where nobody can tell for the moment, as with too many open files."""
+    try:
+        found = keeper(folder)
+        return found is not None and process.alive(found)
+    except Exception:  # noqa: BLE001 - whatever keeps us from looking, the run may be there
+        return True
+
+
 def started(runs: Path) -> dict[int, datetime]:
     """When each run began of which there is a folder."""
     marks = [mark for mark in runs.glob(f"*/{STARTED}") if mark.parent.name.isdecimal()]

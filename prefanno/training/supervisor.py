@@ -177,8 +177,7 @@ class Supervisor:
                 return
             except Exception as error:
                 log.exception("run %d could not be followed", run.id)
-                keeper = run_folder.keeper(self._folder(run.id))
-                if keeper is None or not process.alive(keeper):
+                if not run_folder.may_go_on(self._folder(run.id)):
                     reason = f"its end could not be followed: {error}"
                     await self._settled({"state": "failed", "exit_code": None, "reason": reason})
                     return
