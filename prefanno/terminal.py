@@ -18,7 +18,7 @@ from prefanno.settings import Postgres, Settings
 from prefanno.training.config import Plan
 from prefanno.training.findings import FINDINGS
 from prefanno.training.log import Line
-from prefanno.training.supervisor import Status, Supervisor
+from prefanno.training.supervisor import News, Supervisor
 
 SHOWN = 10  # lines of a finding
 
@@ -133,7 +133,7 @@ def _rewrite(settings: Settings) -> None:
         ) from error
 
 
-def _show(news: Line | Status) -> None:
+def _show(news: News) -> None:
     if isinstance(news, Line):
         print(f"{news.time}  {printable(news.message)}", flush=True)
 

@@ -1,69 +1,99 @@
 """A run's log, read as it grows: bytes of `train.log` → lines with the time at which each began.
 
-A line ends with a newline; of a line that was written over with carriage returns, as progress bars do, the last state
-counts. What is longer than `LONGEST` is split, so that output without newlines cannot fill the memory. The file keeps
-every byte.
+A line ends with a newline. Of one that is written over with carriage returns, as progress bars do, the last state
+counts, and `progress` is what it says until it ends. Escape sequences and control characters are left out. What is
+longer than `LONGEST` is split, so that output without newlines cannot fill the memory. The file keeps every byte.
 """
 
-import codecs
 import contextlib
+import os
+import re
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 KEPT = 1000  # lines in memory, for new readers
-LONGEST = 1 << 16  # bytes of a line
+LONGEST = 1 << 14  # bytes of a line
 CHUNK = 1 << 20  # bytes read at once
+PIECE = re.compile(rb"[^\r\n]*[\r\n]|[^\r\n]+")
+CONTINUATION = range(0x80, 0xC0)  # bytes of a UTF-8 character behind its first
+# ECMA-48: CSI sequences, strings such as OSC up to their end, other escapes; then what is left of C0 and C1, but tabs.
+CONTROLS = re.compile(
+    r"\x1b\[[0-?]*+[ -/]*+[@-~]|\x1b[PX\]^_][^\x07\x1b]*+(?:\x07|\x1b\\)|\x1b[ -/]*+[0-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line; `time` is local, in seconds: "2026-01-27T12:00:00"."""
+    """One line; `time` is local, in seconds: "2026-01-27T12:00:00"; `next` is the offset in the file behind it."""
 
     time: str
     message: str
+    next: int
 
 
 class RunLog:
-    """Reads one run's folder; `poll` returns what is new since the last call, `lines` holds the last that were kept."""
+    """Reads one run's folder; `poll` returns what is new since the last call, `lines` holds the last that were kept.
 
-    def __init__(self, folder: Path) -> None:
+    `after` is the offset to begin at, that of a line. Up to `kept_to` the lines were kept.
+    """
+
+    def __init__(self, folder: Path, after: int = 0) -> None:
         self._log, self._times_file = folder / "train.log", folder / "train.times"
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._read_bytes = 0
-        self._line_start = 0
-        self._pending = ""
+        self._read = self._began = self.kept_to = after
+        self._pending = b""
         self._times: list[tuple[int, int]] = []
         self._times_read = 0
         self.lines: deque[Line] = deque(maxlen=KEPT)
         self.count = 0
         self.at_end = False
 
-    def poll(self, final: bool = False) -> list[Line]:
+    def skip(self) -> None:
+        """Begin so that of what is there only the last `KEPT` lines are read; the others are counted. Blocks."""
+        with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - KEPT * LONGEST)
+            file.seek(start)
+            start += _last_lines(file.read(), whole=start == 0)
+            file.seek(0)
+            self.count = sum(file.read(min(CHUNK, start - at)).count(b"\n") for at in range(0, start, CHUNK))
+            self._read = self._began = self.kept_to = start
+
+    def poll(self, final: bool = False, until: int | None = None) -> list[Line]:
         """The lines completed in the next `CHUNK` bytes; with `final`, at the end of the file, also one without end.
 
-        `at_end` says whether that was all there is; a trainer that prints without end is thus read step by step.
+        `until` is an offset to stop at. `at_end` says whether that was all there is; a trainer that prints without end
+        is thus read step by step. Blocks.
         """
-        chunk = self._next_chunk()
-        self.at_end = len(chunk) < CHUNK
+        size = CHUNK if until is None else max(0, min(CHUNK, until - self._read))
+        chunk = self._next_chunk(size)
+        self.at_end = len(chunk) < size or (until is not None and self._read + size >= until)
         self._read_times()
-        new = self._complete(chunk)
-        if final and self.at_end and (rest := self._pending + self._decoder.decode(b"", final=True)):
-            self._pending = ""
-            new.append(self._line(rest))
+        new = [line for piece in PIECE.findall(chunk) for line in self._take(piece)]
+        if final and self.at_end and self._pending:
+            new.append(self._line(self._pending, self._read))
+            self._pending = b""
         return new
 
     def keep(self, lines: list[Line]) -> None:
         """Take what `poll` returned into `lines` and `count`: apart from the reading, which runs in another thread."""
         self.lines.extend(lines)
         self.count += len(lines)
+        self.kept_to = lines[-1].next
 
-    def _next_chunk(self) -> bytes:
+    @property
+    def progress(self) -> str:
+        """What the line that has not ended yet says, as of the last `poll`."""
+        return _text(self._pending)
+
+    def _next_chunk(self, size: int) -> bytes:
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
-            file.seek(self._read_bytes)
-            return file.read(CHUNK)
+            file.seek(self._read)
+            return file.read(size)
         return b""
 
     def _read_times(self) -> None:
@@ -75,26 +105,54 @@ class RunLog:
                     self._times.append((int(offset), int(second)))
                     self._times_read += len(entry)
 
-    def _complete(self, chunk: bytes) -> list[Line]:
-        """The lines that end in this chunk. Offsets are of bytes, so the chunk is cut before it is decoded."""
-        new = []
-        start = 0
-        while start < len(chunk):
-            longest = start + LONGEST - (self._read_bytes - self._line_start)
-            end = chunk.find(b"\n", start, longest) + 1 or min(longest, len(chunk))
-            self._read_bytes += end - start
-            self._pending += self._decoder.decode(chunk[start:end])
-            if chunk[end - 1 : end] == b"\n" or end == longest:
-                new.append(self._line(self._pending))
-                self._pending, self._line_start = "", self._read_bytes
-            start = end
-        return new
+    def _take(self, piece: bytes) -> Iterator[Line]:
+        """The lines that end in this piece; it has one carriage return or newline at most, at its end."""
+        self._read += len(piece)
+        if self._pending.endswith(b"\r"):
+            if piece == b"\r":
+                return
+            if piece != b"\n":  # it writes over what was there
+                self._pending = b""
+        self._pending += piece
+        while len(self._pending) > LONGEST and len(self._pending.rstrip(b"\r\n")) > LONGEST:
+            cut = _boundary(self._pending, LONGEST)
+            line, self._pending = self._pending[:cut], self._pending[cut:]
+            yield self._line(line, self._read - len(self._pending))
+        if piece.endswith(b"\n"):
+            yield self._line(self._pending, self._read)
+            self._pending = b""
 
-    def _line(self, text: str) -> Line:
-        text = text.rstrip("\r\n")
-        position = bisect_right(self._times, (self._line_start, 1 << 62)) - 1
+    def _line(self, raw: bytes, end: int) -> Line:
+        position = bisect_right(self._times, (self._began, 1 << 62)) - 1
         second = self._times[position][1] if position >= 0 else 0
-        return Line(
-            datetime.fromtimestamp(second).astimezone().replace(tzinfo=None).isoformat(timespec="seconds"),
-            text.rpartition("\r")[2],
-        )
+        self._began = end
+        return Line(_local(second), _text(raw), end)
+
+
+@lru_cache(maxsize=16)
+def _local(second: int) -> str:
+    return datetime.fromtimestamp(second).astimezone().replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def _text(raw: bytes) -> str:
+    return CONTROLS.sub("", raw.rstrip(b"\r\n").decode(errors="replace"))
+
+
+def _last_lines(tail: bytes, *, whole: bool) -> int:
+    """Where the last `KEPT` lines begin, or the first that is sure to be one where there are fewer."""
+    found = [place + 1 for place in islice(_newlines(tail), KEPT + 1)]
+    if len(found) <= KEPT and whole:
+        return 0
+    return found[-1] if found else 0
+
+
+def _newlines(tail: bytes) -> Iterator[int]:
+    """Their places, from the last on."""
+    place = len(tail)
+    while (place := tail.rfind(b"\n", 0, place)) >= 0:
+        yield place
+
+
+def _boundary(raw: bytes, most: int) -> int:
+    """Where to cut so that no UTF-8 character is cut, at `most` or up to three bytes before it."""
+    return next((cut for cut in range(most, most - 4, -1) if raw[cut] not in CONTINUATION), most)

@@ -47,7 +47,15 @@ class Status:
     running: bool
 
 
-Follower = Callable[[Line | Status], None]
+@dataclass(frozen=True)
+class Progress:
+    """What a line says that has not ended yet, as a progress bar's; it is told when it changes."""
+
+    message: str
+
+
+News = Line | Status | Progress
+Follower = Callable[[News], None]
 
 
 class Supervisor:
@@ -72,6 +80,7 @@ class Supervisor:
             self.last_run = await (runs.latest(session) if here is None else runs.latest_of(session, here))
         if self.last_run is not None:
             self.log = RunLog(self._folder(self.last_run.id))
+            await asyncio.to_thread(self.log.skip)  # a long log shall not keep the server from starting
             if self.last_run.state == "running":
                 self.running = True
                 self._watch(self.last_run)
@@ -205,6 +214,7 @@ class Supervisor:
         self._tell(Status(running=False))
 
     async def _publish_lines(self, final: bool = False) -> None:
+        before = self.log.progress
         lines = await asyncio.to_thread(self.log.poll, final)
         for start in range(0, len(lines), BURST):
             burst = lines[start : start + BURST]
@@ -214,6 +224,8 @@ class Supervisor:
             for line in burst:
                 self._tell(line)
             await asyncio.sleep(0)  # who reads well shall not fall behind in a burst
+        if (now_says := self.log.progress) not in ("", before):
+            self._tell(Progress(now_says))
 
     async def _publish_rest(self) -> None:
         """All that an ended run printed."""
@@ -221,7 +233,7 @@ class Supervisor:
         while not self.log.at_end:
             await self._publish_lines(final=True)
 
-    def _tell(self, news: Line | Status) -> None:
+    def _tell(self, news: News) -> None:
         for follower in list(self._followers):
             follower(news)
 

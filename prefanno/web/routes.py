@@ -13,6 +13,7 @@ from prefanno.web import (
     model,
     prompts,
     training,
+    training_logs,
     transfers,
 )
 
@@ -56,7 +57,8 @@ ROUTES = [
     web.get("/api/train/status", training.status),
     web.post("/api/train/check", training.check),
     web.get("/api/train/metrics", training.measured),
-    web.get("/ws/train/logs", training.logs),
+    web.get("/api/train/log", training_logs.file),
+    web.get("/ws/train/logs", training_logs.logs),
     web.get("/openapi.json", docs.openapi),
     web.get("/docs", docs.show),
     web.get("/docs/{name}", docs.asset),

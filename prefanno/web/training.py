@@ -1,34 +1,26 @@
-"""Checking, starting, stopping and watching a run."""
+"""Checking, starting and stopping a run, and what it measured."""
 
 import asyncio
-import contextlib
-import logging
 from dataclasses import asdict, fields
 from datetime import datetime
 from itertools import islice
 from typing import Any, cast
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import web
 
 from prefanno.db.models import Run
-from prefanno.errors import InvalidInput, NotFound
-from prefanno.keys import LOOP, SOCKETS
+from prefanno.errors import NotFound
+from prefanno.keys import LOOP
 from prefanno.training import metrics
 from prefanno.training.config import Plan
-from prefanno.training.log import Line
 from prefanno.training.run_folder import folder_of
-from prefanno.training.supervisor import Status
 from prefanno.web import answers, training_answers
-from prefanno.web.endpoint import done, dumps, endpoint
+from prefanno.web.endpoint import done, endpoint
 from prefanno.web.fields import Nothing
 from prefanno.web.training_answers import MESSAGES
 from prefanno.web.training_schemas import MetricsSchema, PlanSchema, StartSchema
 
-log = logging.getLogger(__name__)
-
 RECENT = 50  # lines in the status
-BACKLOG = 10_000  # messages that wait for a slow client before it is cut off; it may connect again
-HEARTBEAT_S = 30.0
 
 
 @endpoint(
@@ -105,64 +97,6 @@ async def status(request: web.Request) -> web.Response:
             "last_run": _last_run(training.last_run),
         },
     )
-
-
-async def logs(request: web.Request) -> web.WebSocketResponse:
-    """History, then status, then each line and change as it comes; no line is lost or doubled in between."""
-    socket = web.WebSocketResponse()
-    if not socket.can_prepare(request):
-        raise InvalidInput({"Upgrade": ["请使用 WebSocket 连接"]})
-    await socket.prepare(request)
-    training, handler = request.app[LOOP].training, asyncio.current_task()
-    assert handler is not None  # noqa: S101 - a handler runs in a task
-    news: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    def follower(item: Line | Status) -> None:
-        if news.qsize() < BACKLOG:
-            news.put_nowait(_message(item))
-        else:  # a client that cannot keep up is cut off, so that it costs the others nothing
-            training.leave(follower)
-            handler.cancel()
-
-    sockets = request.app[SOCKETS]
-    sockets[socket] = handler
-    sender = asyncio.create_task(_send(socket, news))
-    try:
-        lines, running = training.follow(follower)
-        news.put_nowait({"type": "history", "logs": [asdict(line) for line in lines]})
-        news.put_nowait(_message(Status(running)))
-        async for message in socket:
-            if message.type is WSMsgType.TEXT and message.data == "ping" and news.qsize() < BACKLOG:
-                news.put_nowait({"type": "heartbeat"})
-    except Exception:
-        log.exception("a bug in %s", request.path)
-        await socket.close(code=WSCloseCode.INTERNAL_ERROR)  # an HTTP answer would be garbage amid the frames
-    finally:
-        training.leave(follower)
-        del sockets[socket]
-        sender.cancel()
-        await asyncio.gather(sender, return_exceptions=True)
-    return socket
-
-
-async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[dict[str, Any]]) -> None:
-    """Send the news in order, and a heartbeat every `HEARTBEAT_S`."""
-    clock = asyncio.get_running_loop().time
-    beat = clock() + HEARTBEAT_S
-    with contextlib.suppress(ConnectionError):
-        while True:
-            item = {"type": "heartbeat"}
-            if clock() < beat:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(beat):
-                        item = await news.get()
-            if clock() >= beat:
-                beat += HEARTBEAT_S
-            await socket.send_json(item, dumps=dumps)
-
-
-def _message(item: Line | Status) -> dict[str, Any]:
-    return {"type": "log" if isinstance(item, Line) else "status", **asdict(item)}
 
 
 def _last_run(run: Run | None) -> dict[str, Any] | None:

@@ -24,10 +24,11 @@ MESSAGES: Mapping[str, str] = {
 
 
 class LogLine(Answer):
-    """One line of a run's log; `time` is local, in seconds."""
+    """One line of a run's log; `time` is local, in seconds; `next` is the offset in the file behind it, in bytes."""
 
     time = fields.String(required=True)
     message = fields.String(required=True)
+    next = fields.Integer(required=True)
 
 
 class LastRun(Answer):

@@ -98,3 +98,15 @@ class MetricsSchema(StrictSchema):
     run = QueryWhole(load_default=None, allow_none=False, validate=between(1, MAX_ID))
     after = QueryWhole(load_default=0)
     limit = QueryWhole(load_default=1000, validate=between(1, 10_000))
+
+
+class LogFileSchema(StrictSchema):
+    """`GET /api/train/log`: without `run` of the last run."""
+
+    run = QueryWhole(load_default=None, allow_none=False, validate=between(1, MAX_ID))
+
+
+class LogsSchema(LogFileSchema):
+    """`GET /ws/train/logs`: the run whose lines the client has, and `next` of the last of them."""
+
+    after = QueryWhole(load_default=None, allow_none=False)

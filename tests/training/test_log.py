@@ -59,6 +59,46 @@ def test_of_a_progress_bar_the_last_state_counts(tmp_path: Path) -> None:
     assert _messages(_read(tmp_path)) == ["100%", "plain", "", "written"]
 
 
+def test_a_progress_bar_is_one_line_however_long_it_lasts(tmp_path: Path) -> None:
+    """A million states that were written over are one line, and a bar that is under way says its last state."""
+    _write(tmp_path, b"".join(b"\r%d of 1000000" % number for number in range(1_000_000)))
+    reader = RunLog(tmp_path)
+    while not reader.at_end:
+        assert reader.poll() == []
+    assert reader.progress == "999999 of 1000000"
+    _write(tmp_path, b"\rdone\n")
+    assert _messages(reader.poll()) == ["done"]
+    assert reader.progress == ""
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [
+        (b"\x1b[1;31mred\x1b[0m and plain", "red and plain"),
+        (b"\x1b[2K\x1b[1Astep 1\x1b[K", "step 1"),
+        (b"\x1b]0;a title\x07text \x1b]8;;http://localhost\x1b\\link\x1b]8;;\x1b\\", "text link"),
+        (b"\x1b]0;a title without end", "0;a title without end"),
+        (b"\x1b(Bcharset\x1b7saved\x1b8", "charsetsaved"),
+        (b"bell\x07 and\x08 nul\x00 \xc2\x9b tab\tstays", "bell and nul  tab\tstays"),
+        (b"\x1b", ""),
+    ],
+)
+def test_escape_sequences_and_control_characters_are_left_out(tmp_path: Path, printed: bytes, shown: str) -> None:
+    """A line is text; what would colour it, move a cursor or ring a bell stays in the file."""
+    _write(tmp_path, printed + b"\n")
+    assert _messages(_read(tmp_path)) == [shown]
+
+
+def test_no_escape_sequence_takes_long(tmp_path: Path) -> None:
+    """Text made of nothing but starts of escape sequences is read like any other."""
+    for start in (b"\x1b", b"\x1b[", b"\x1b]", b"\x1bP0", b"\x1b[1;"):
+        _write(tmp_path, start * (1 << 20) + b"\n")
+    reader = RunLog(tmp_path)
+    while not reader.at_end:
+        reader.poll()
+    assert reader.poll(final=True) == []
+
+
 def test_characters_may_be_cut_by_a_poll(tmp_path: Path) -> None:
     """A character whose bytes arrive in two parts is read as one."""
     printed = "谜语 🦊 é\n".encode()
@@ -103,7 +143,7 @@ def test_reading_again_gives_the_same_lines(tmp_path: Path, step: int) -> None:
 
 @unhurried
 @given(
-    st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\xe8\xb0\x9c", b"\xe8", b"\xff", b"\0"]), max_size=20), st.data()
+    st.lists(st.sampled_from([b"a", b"\n", b"\r", b"\xe8\xb0\x9c", b"\xe8", b"\xff", b"b\0"]), max_size=20), st.data()
 )
 def test_lines_do_not_depend_on_when_they_are_read(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], data: st.DataObject
@@ -119,7 +159,9 @@ def test_lines_do_not_depend_on_when_they_are_read(
     lines += follower.poll(final=True)
     *ended, rest = printed.decode(errors="replace").split("\n")
     expected = [text.rstrip("\r").rpartition("\r")[2] for text in [*ended, *filter(None, [rest])]]
-    assert _messages(lines) == expected
+    assert _messages(lines) == [text.replace("\0", "") for text in expected]
+    for number, line in enumerate(lines, 1):
+        assert RunLog(folder, line.next).poll(final=True) == lines[number:], "what a reader gets who had these"
 
 
 def test_only_the_last_lines_are_kept(tmp_path: Path) -> None:
@@ -130,6 +172,45 @@ def test_only_the_last_lines_are_kept(tmp_path: Path) -> None:
     reader.keep(new)
     assert len(new) == reader.count == 2 * log.KEPT
     assert list(reader.lines) == new[-log.KEPT :]
+
+
+@pytest.mark.parametrize("line", [b"line %d\n", b"%d " + b"wide " * 5000 + b"\n"])
+def test_of_a_log_that_is_taken_up_the_last_lines_are_read(tmp_path: Path, line: bytes) -> None:
+    """Who skips reads at least the last thousand lines, as who reads all, and has counted the ones before."""
+    _write(tmp_path, b"".join(line % number for number in range(1500)))
+    all_lines = []
+    reader = RunLog(tmp_path)
+    while not reader.at_end:
+        all_lines += reader.poll()
+    late, found = RunLog(tmp_path), []
+    late.skip()
+    skipped = late.count
+    while not late.at_end:
+        found += late.poll()
+    assert skipped > 0
+    assert found == all_lines[len(all_lines) - len(found) :]
+    assert len(found) >= log.KEPT
+
+
+@pytest.mark.parametrize("printed", [b"", b"no end", b"one\ntwo", b"x" * 20_000_000])
+def test_a_log_without_many_lines_can_be_taken_up(tmp_path: Path, printed: bytes) -> None:
+    """A log with few lines is read from its start; one without any, from where it fits into the memory."""
+    assert RunLog(tmp_path).skip() is None  # type: ignore[func-returns-value]
+    _write(tmp_path, printed)
+    reader, found = RunLog(tmp_path), []
+    reader.skip()
+    while not reader.at_end:
+        found += reader.poll(final=True)
+    assert "\n".join(_messages(found)) == printed.decode() or sum(map(len, _messages(found))) == log.KEPT * log.LONGEST
+
+
+def test_a_part_of_a_log_is_read(tmp_path: Path) -> None:
+    """Who had the lines up to an offset gets those from there up to another one."""
+    _write(tmp_path, b"one\ntwo\nthree\nfour\n")
+    one, _, three, _ = _read(tmp_path)
+    reader = RunLog(tmp_path, one.next)
+    assert _messages(reader.poll(final=True, until=three.next)) == ["two", "three"]
+    assert reader.at_end
 
 
 def test_a_line_has_the_time_at_which_it_began(tmp_path: Path) -> None:

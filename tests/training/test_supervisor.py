@@ -23,7 +23,7 @@ from prefanno.snapshot import Manifest
 from prefanno.training import adapters, run_folder, supervisor
 from prefanno.training.config import LORA, RunConfig
 from prefanno.training.log import Line, RunLog
-from prefanno.training.supervisor import Status, Supervisor
+from prefanno.training.supervisor import News, Progress, Status, Supervisor
 
 WAIT_S = 60.0
 
@@ -38,7 +38,6 @@ echo made it
 PATIENT = "echo waiting; while [ ! -e go ]; do sleep 0.05; done\n" + GOOD
 
 NOTHING = (Path("/nowhere"), Manifest("sharegpt", "li", "0002", None, {}, {}))  # a snapshot without files
-News = Line | Status
 
 
 def _config(adapter: str = "li-simpo-1") -> RunConfig:
@@ -60,7 +59,7 @@ def _exported(settings: Settings) -> tuple[Path, Manifest]:
 
 
 def _messages(news: list[News]) -> list[str | bool]:
-    return [entry.message if isinstance(entry, Line) else entry.running for entry in news]
+    return [entry.running if isinstance(entry, Status) else entry.message for entry in news]
 
 
 async def _until(true: Callable[[], object]) -> None:
@@ -160,6 +159,17 @@ async def test_followers_get_every_line_once_between_the_changes_of_state(
         await training.wait()
     assert _messages(early) == [True, "waiting", "training", "made it", False]
     assert _messages(late) == ["training", "made it", False]
+
+
+async def test_what_a_line_says_is_told_before_it_ends(settings: Settings, database: Database) -> None:
+    """Each state of a progress bar that is seen is told as progress; its line is told once, when it ends."""
+    news: list[News] = []
+    async with _supervising(settings, database, "printf '10%%'; sleep 1; printf '\\r90%%'; sleep 1; echo") as training:
+        training.follow(news.append)
+        await training.start(_config(), *NOTHING)
+        await training.wait()
+    assert [entry.message for entry in news if isinstance(entry, Progress)] == ["10%", "90%"]
+    assert [entry.message for entry in news if isinstance(entry, Line)] == ["90%"]
 
 
 async def test_who_leaves_gets_no_more_news(settings: Settings, database: Database) -> None:

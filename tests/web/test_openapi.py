@@ -17,7 +17,7 @@ from tests.web.test_model import DEFAULTS, OUTSIDE, WITHIN
 DECLARED = {
     (re.sub(r":[^}]+", "", route.path), route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES
 }
-FILES = ("/api/export", "/api/generate/stream", "/api/prompts/next/stream")  # and events
+FILES = ("/api/export", "/api/train/log", "/api/generate/stream", "/api/prompts/next/stream")  # and events
 NO_BODY = ("/api/model/unload", "/api/train/stop")
 
 TEXT: dict[str, Any] = {"type": "string"}
@@ -269,6 +269,7 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/model/unload")
     await call("GET", "/api/train/status")
     await call("GET", "/api/train/metrics", 404)
+    await call("GET", "/api/train/log", 404)
     await call("POST", "/api/train/check")
     await call("POST", "/api/train/start")
     await call("GET", "/api/train/metrics")

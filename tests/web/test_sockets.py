@@ -10,11 +10,11 @@ from aiohttp import ClientWebSocketResponse, WSCloseCode, WSMsgType
 
 from prefanno.keys import LOOP, SOCKETS
 from prefanno.training.log import Line
-from prefanno.web import training, training_answers
+from prefanno.web import training_answers, training_logs
 from tests.conftest import Client, MakeClient
 from tests.web.conftest import LASTING, WAIT_S, MakeTrainer, never_reading, refused, until
 
-LOGS, START, STOP = "/ws/train/logs", "/api/train/start", "/api/train/stop"
+LOGS, FILE, START, STOP = "/ws/train/logs", "/api/train/log", "/api/train/start", "/api/train/stop"
 IDLE: dict[str, Any] = {"type": "status", "running": False}
 RUNNING: dict[str, Any] = {"type": "status", "running": True}
 HEARTBEAT = {"type": "heartbeat"}
@@ -32,7 +32,7 @@ async def _connect(client: Client) -> tuple[Socket, list[str], bool]:
     """A new connection, its history's messages, and whether a run is under way."""
     socket = await client.ws_connect(LOGS)
     history, status = await _next(socket), await _next(socket)
-    assert set(history) == {"type", "logs"} and history["type"] == "history"
+    assert set(history) == {"type", "run", "logs"} and history["type"] == "history"
     assert all(training_answers.LogLine().validate(line) == {} for line in history["logs"])
     assert set(status) == {"type", "running"} and status["type"] == "status"
     return socket, [line["message"] for line in history["logs"]], status["running"]
@@ -47,7 +47,7 @@ async def _rest(socket: Socket) -> list[str]:
     """The messages of all lines until the run has ended; nothing but lines comes before that."""
     lines = []
     while (message := await _next(socket)) != IDLE:
-        assert set(message) == {"type", "time", "message"} and message["type"] == "log"
+        assert set(message) == {"type", "run", "time", "message", "next"} and message["type"] == "log"
         lines.append(message["message"])
     return lines
 
@@ -89,7 +89,7 @@ async def test_only_the_text_ping_is_answered(client: Client) -> None:
 
 async def test_heartbeats_come_unasked(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client gets heartbeats while nothing happens, and while lines come without a pause."""
-    monkeypatch.setattr(training, "HEARTBEAT_S", 0.03)
+    monkeypatch.setattr(training_logs, "HEARTBEAT_S", 0.03)
     client = await make_trainer("while true; do echo hello; sleep 0.001; done")
     socket, _, _ = await _connect(client)
     for _ in range(3):
@@ -167,6 +167,118 @@ async def test_a_line_between_reading_and_telling_is_not_doubled(
     assert history + await _rest(socket) == ["hello"]
 
 
+async def _resume(client: Client, run: int | None, after: int) -> tuple[Socket, list[dict[str, Any]], bool]:
+    """A connection of a client that has the run's lines up to the offset; what it lacked, each with its run."""
+    found: list[dict[str, Any]] = []
+    of = "" if run is None else f"&run={run}"
+    socket = await client.ws_connect(f"{LOGS}?after={after}{of}")
+    while (message := await _next(socket))["type"] == "history":
+        found += [line | {"run": message["run"]} for line in message["logs"]]
+    assert message["type"] == "status"
+    return socket, found, message["running"]
+
+
+async def test_who_connects_again_gets_what_came_since(make_trainer: MakeTrainer, make_client: MakeClient) -> None:
+    """However often a client connects again, also to another server, it has each line of the file once."""
+    client = await make_trainer(f"printf 'first\\n\\n'; {SLOWLY}; printf '\\xff谜\\nlast words'")
+    settings = client.app[LOOP].settings
+    await client.post(START)
+    lines: list[str] = []
+    run, after, running, connections = None, 0, True, 0
+    while running:
+        socket, found, running = await _resume(client, run, after)
+        connections += 1
+        while running and len(found) < 50:
+            message = await _next(socket)
+            if message["type"] == "status":
+                running = message["running"]
+            elif message["type"] == "log":
+                found.append(message)
+        await socket.close()
+        lines += [line["message"] for line in found]
+        run, after = (found[-1]["run"], found[-1]["next"]) if found else (run, after)
+        if connections == 3:
+            await client.close()
+            client = await make_client(settings)
+    assert connections >= 5
+    assert lines == ["first", "", *_numbers(1, 400), "\ufffd谜", "last words"]
+    assert "\n".join(lines).encode() == (settings.runs / "1" / "train.log").read_bytes().replace(
+        b"\xff", b"\xef\xbf\xbd"
+    )
+
+
+async def test_who_missed_the_end_of_a_run_gets_it_and_the_next(make_trainer: MakeTrainer) -> None:
+    """A client that has a part of an older run gets its rest, then the current run from its start, with their runs."""
+    client = await make_trainer("seq 3")
+    for _ in range(2):
+        await client.post(START)
+        await client.app[LOOP].training.wait()
+    socket, found, running = await _resume(client, 1, 2)
+    assert [(line["run"], line["message"]) for line in found] == [
+        *((1, "2"), (1, "3")),
+        *((2, "1"), (2, "2"), (2, "3")),
+    ]
+    assert not running
+    await client.post(START)
+    assert await _next(socket) == RUNNING
+    assert await _rest(socket) == _numbers(1, 3)
+
+
+async def test_an_offset_beyond_the_file_is_no_harm(make_trainer: MakeTrainer) -> None:
+    """A client that says it has more than there is gets nothing of this run, and the next one in full."""
+    client = await make_trainer("seq 3")
+    socket, found, _ = await _resume(client, None, 10**12)
+    assert found == []
+    await client.post(START)
+    assert await _next(socket) == RUNNING
+    assert await _rest(socket) == _numbers(1, 3)
+    _, found, _ = await _resume(client, 1, 10**12)
+    assert found == []
+
+
+async def test_progress_is_told_to_who_knows_of_it(make_trainer: MakeTrainer) -> None:
+    """Only a client that speaks of offsets gets the states of a line that has not ended."""
+    client = await make_trainer("printf '10%%'; sleep 1; printf '\\r90%%'; sleep 1; echo")
+    plain, _, _ = await _connect(client)
+    knowing, _, _ = await _resume(client, None, 0)
+    await client.post(START)
+    assert await _next(plain) == await _next(knowing) == RUNNING
+    assert await _rest(plain) == ["90%"]
+    told = [await _next(knowing) for _ in range(4)]
+    assert told[:2] == [{"type": "progress", "message": text} for text in ("10%", "90%")]
+    assert (told[2]["type"], told[2]["message"], told[3]) == ("log", "90%", IDLE)
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("after=x", 400),
+        ("after=-1", 400),
+        ("run=0", 400),
+        ("run=1&run=2", 400),
+        ("since=1", 400),
+        ("run=7&after=0", 404),
+    ],
+)
+async def test_a_place_that_is_none_is_refused(client: Client, query: str, status: int) -> None:
+    """What is no offset, and a run that is not there, is refused before the handshake."""
+    await refused(await client.get(f"{LOGS}?{query}"), status)
+
+
+async def test_the_file_is_there_to_the_byte(make_trainer: MakeTrainer) -> None:
+    """The log comes as it was printed, whole or from an offset on; a run that is not there has none."""
+    client = await make_trainer(r"printf 'one\r\x1b[1mtwo\xff\n'; printf three")
+    await refused(await client.get(FILE), 404)
+    await client.post(START)
+    await client.app[LOOP].training.wait()
+    printed = b"one\r\x1b[1mtwo\xff\nthree"
+    answer = await client.get(FILE)
+    assert (await answer.read(), answer.headers["Content-Type"]) == (printed, "text/plain; charset=utf-8")
+    part = await client.get(f"{FILE}?run=1", headers={"Range": "bytes=4-"})
+    assert (part.status, await part.read()) == (206, printed[4:])
+    await refused(await client.get(f"{FILE}?run=2"), 404)
+
+
 async def test_a_burst_of_lines_is_told_in_full(make_trainer: MakeTrainer) -> None:
     """A client that reads gets every line, also when many more than the backlog are printed at once."""
     client = await make_trainer("seq 30000")
@@ -189,7 +301,7 @@ async def test_a_run_that_prints_without_a_pause_can_be_watched_and_stopped(make
 
 async def test_a_client_that_never_reads_is_cut_off(make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing loses its connection during the run; the others get every line."""
-    monkeypatch.setattr(training, "BACKLOG", 2000)
+    monkeypatch.setattr(training_logs, "BACKLOG", 2000)
     client = await make_trainer(f"{WIDE}; sleep 1000")
     async with never_reading(client):
         await until(lambda: len(client.app[SOCKETS]) == 1)
