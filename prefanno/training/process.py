@@ -25,20 +25,20 @@ def identity(pid: int) -> Identity:
     return {"pid": pid, "start_time": psutil.Process(pid).create_time(), "boot_id": boot_id}
 
 
-def alive(known: Identity) -> bool:
-    """Whether exactly this process runs."""
+def alive(known: Identity, folder: Path) -> bool:
+    """Whether exactly this process runs, and works in this folder: a file that names a stranger is not believed."""
     try:
         if known["pid"] <= 0 or psutil.Process(known["pid"]).status() == psutil.STATUS_ZOMBIE:
             return False
-        now = identity(known["pid"])
-    except psutil.NoSuchProcess:
+        now, works_in = identity(known["pid"]), psutil.Process(known["pid"]).cwd()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone, or another user's
         return False
     same_start = abs(now["start_time"] - known["start_time"]) < 1.0  # the clock may have been set
-    return same_start and now["boot_id"] == known["boot_id"]
+    return same_start and now["boot_id"] == known["boot_id"] and Path(works_in) == folder.resolve()
 
 
-def terminate(known: Identity) -> None:
+def terminate(known: Identity, folder: Path) -> None:
     """Send SIGTERM, to this process or to none."""
-    if alive(known):
+    if alive(known, folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(known["pid"], signal.SIGTERM)

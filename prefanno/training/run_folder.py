@@ -50,9 +50,9 @@ def prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest)
 
 def keeper(folder: Path) -> process.Identity | None:
     """Who keeps the run; None where nobody can tell."""
-    with contextlib.suppress(OSError, ValueError):
-        identity: process.Identity = json.loads((folder / "run.json").read_text())
-        return identity
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        said = json.loads((folder / "run.json").read_text())
+        return {"pid": int(said["pid"]), "start_time": float(said["start_time"]), "boot_id": str(said["boot_id"])}
     return None
 
 
@@ -60,7 +60,7 @@ def may_go_on(folder: Path) -> bool:
     """Whether its keeper is alive; also where nobody can tell for the moment, as with too many open files."""
     try:
         found = keeper(folder)
-        return found is not None and process.alive(found)
+        return found is not None and process.alive(found, folder)
     except Exception:  # noqa: BLE001 - whatever keeps us from looking, the run may be there
         return True
 

@@ -66,6 +66,7 @@ class Supervisor:
         self._watcher: asyncio.Task[None] | None = None
         self._followers: set[Follower] = set()
         self._starting = asyncio.Lock()
+        self._kept_by: process.Identity | None = None  # of the run under way, once it is known
         self.running = False
         self.last_run: Run | None = None
         self.log = RunLog(Path())
@@ -117,9 +118,10 @@ class Supervisor:
         async with self._starting:
             if not self.running or self._watcher is None or self.last_run is None:
                 raise NoTraining
-            keeper = await self._keeper(self._folder(self.last_run.id))
+            folder = self._folder(self.last_run.id)
+            keeper = await self._keeper(folder)
         if keeper:
-            process.terminate(keeper)
+            process.terminate(keeper, folder)
         await asyncio.shield(self._watcher)
 
     def follow(self, follower: Follower) -> tuple[list[Line], bool]:
@@ -167,15 +169,17 @@ class Supervisor:
             await launcher.wait()
 
     async def _keeper(self, folder: Path) -> process.Identity | None:
-        """Who keeps the run; None where it never came up."""
+        """Who keeps the run, as it was said first; None where it never came up."""
         deadline = time.monotonic() + KEEPER_START_S
-        while not (folder / "run.json").exists():
+        while self._kept_by is None and not (folder / "run.json").exists():
             if time.monotonic() > deadline:
                 return None
             await asyncio.sleep(TICK_S)
-        return run_folder.keeper(folder)
+        self._kept_by = self._kept_by or run_folder.keeper(folder)
+        return self._kept_by
 
     def _watch(self, run: Run) -> None:
+        self._kept_by = None
         self._watcher = asyncio.create_task(self._follow_run(run), name=f"run {run.id}")
 
     async def _follow_run(self, run: Run) -> None:
@@ -194,7 +198,7 @@ class Supervisor:
 
     async def _follow_to_end(self, folder: Path) -> None:
         keeper = await self._keeper(folder)
-        while keeper is not None and await asyncio.to_thread(process.alive, keeper):
+        while keeper is not None and await asyncio.to_thread(process.alive, keeper, folder):
             await self._publish_lines()
             if self.log.at_end:
                 await asyncio.sleep(TICK_S)

@@ -95,10 +95,10 @@ def test_run_json_says_who_keeps_the_run(tmp_path: Path) -> None:
     _until((tmp_path / "run.json").exists)
     identity: process.Identity = json.loads((tmp_path / "run.json").read_text())
     assert identity["pid"] == kept.pid
-    assert process.alive(identity)
+    assert process.alive(identity, tmp_path)
     (tmp_path / "go").touch()
     assert kept.wait(WAIT_S) == 0
-    assert not process.alive(identity)
+    assert not process.alive(identity, tmp_path)
 
 
 def test_a_detached_keeper_belongs_to_nobody(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_detached_keeper_belongs_to_nobody(tmp_path: Path) -> None:
     (tmp_path / "go").touch()
     _until((tmp_path / "exit.json").exists)
     assert _ended(tmp_path)["exit_code"] == 4
-    _until(lambda: not process.alive(identity))
+    _until(lambda: not process.alive(identity, tmp_path))
 
 
 def test_the_script_runs_in_the_runs_folder_with_our_python_and_no_input(tmp_path: Path) -> None:

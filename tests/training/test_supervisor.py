@@ -20,7 +20,7 @@ from prefanno.db.models import Run
 from prefanno.errors import NoTraining, SnapshotDamaged, StorageFull, TrainingRunning
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training import adapters, run_folder, supervisor
+from prefanno.training import adapters, process, run_folder, supervisor
 from prefanno.training.config import LORA, RunConfig
 from prefanno.training.log import Line, RunLog
 from prefanno.training.supervisor import News, Progress, Status, Supervisor
@@ -460,6 +460,47 @@ async def test_a_run_whose_keeper_was_killed_has_failed(settings: Settings, data
         assert training.last_run is not None
         assert (training.last_run.state, training.last_run.exit_code) == ("failed", None)
         assert (training.last_run.reason or "").startswith("the run's keeper was killed or could not start")
+
+
+@pytest.mark.parametrize("pid", ["stranger", 0, 1, -1, "text", None])
+async def test_a_forged_run_json_signals_nobody(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, pid: object
+) -> None:
+    """Whoever run.json names when a run is taken up, a process that does not work in its folder gets no signal."""
+    sent: list[int] = []
+    async with _supervising(settings, database, "sleep 1000") as training:
+        run = await training.start(_config(), *NOTHING)
+        file = settings.runs / str(run.id) / "run.json"
+        await _until(file.exists)
+    real = json.loads(file.read_text())
+    stranger = await asyncio.create_subprocess_exec("sleep", "1000")
+    file.write_text(json.dumps(process.identity(stranger.pid) if pid == "stranger" else {**real, "pid": pid}))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", lambda to, _number: sent.append(to))
+        async with _supervising(settings, database) as training:
+            with contextlib.suppress(NoTraining):
+                await training.stop()
+            await training.wait()
+            assert training.last_run is not None and training.last_run.state == "failed"
+    assert sent == [] and stranger.returncode is None
+    stranger.kill()
+    await stranger.wait()
+    process.terminate(real, file.parent)  # the control: the keeper itself does
+    await _until(lambda: not process.alive(real, file.parent))
+
+
+async def test_a_run_json_that_is_forged_later_changes_nothing(settings: Settings, database: Database) -> None:
+    """Who keeps a run is read once: a stop ends the run also when run.json has come to name somebody else."""
+    async with _supervising(settings, database, "sleep 1000") as training:
+        run = await training.start(_config(), *NOTHING)
+        file = settings.runs / str(run.id) / "run.json"
+        await _until(file.exists)
+        await asyncio.sleep(0.3)
+        real = json.loads(file.read_text())
+        file.write_text(json.dumps(process.identity(os.getpid())))
+        await training.stop()
+        assert not process.alive(real, file.parent)
+        assert training.last_run is not None and training.last_run.state == "stopped"
 
 
 async def test_a_keeper_that_cannot_start_says_why(
