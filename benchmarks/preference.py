@@ -97,7 +97,7 @@ def _trained(learnt: Sequence[Row], fold: Sequence[Row], stages: Any, seed: int)
         folder = Path(name)
         written(folder / "run", learnt, stages)
         config = json.loads((folder / "run" / "config.json").read_text())
-        (folder / "run" / "config.json").write_text(json.dumps(config | {"seed": seed, "held_out": 0.0}))
+        (folder / "run" / "config.json").write_text(json.dumps(config | {"seed": seed}))
         command = [sys.executable, "-P", "-m", "prefanno.training.recipe", "config.json"]
         done = subprocess.run(command, cwd=folder / "run", capture_output=True, text=True, check=False)
         if done.returncode:

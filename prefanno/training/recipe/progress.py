@@ -42,8 +42,9 @@ def record(kind: str, values: Mapping[str, Any]) -> None:
 class Progress(TrainerCallback):
     """Follows one stage; with `guards` it stops one that breaks the model, and `kept` is the step to go back to.
 
-    The best step is, among those without an alarm, the one whose chosen replies are the likeliest compared with the
-    rejected ones; without any alarm-free step it is the start.
+    So it does, too, where only the end is worth a warning and an earlier step was not. The best step is, among those
+    without an alarm, the one whose chosen replies are the likeliest compared with the rejected ones; without any
+    alarm-free step it is the start.
     """
 
     def __init__(self, number: int, method: str, evaluator: Evaluator, scorer: Scorer, *, guards: bool) -> None:
@@ -126,11 +127,13 @@ class Progress(TrainerCallback):
 
     def _tell(self, alarm: Alarm, state: Any, control: Any) -> None:
         record("alarm", self._about | {"step": state.global_step} | asdict(alarm))
+        at_end = state.global_step == state.max_steps and self.kept > 0
+        goes_back = alarm.stops or at_end
         say(
             f"guard: {alarm.text}"
-            + (f"; stopped, step {self.kept} is kept" if alarm.stops else " (a warning; the run goes on)")
+            + (f"; stopped, step {self.kept} is kept" if goes_back else " (a warning; the run goes on)")
         )
-        if alarm.stops and self.stopped is None:
+        if goes_back and self.stopped is None:
             self.stopped = alarm
             control.should_training_stop = True
 

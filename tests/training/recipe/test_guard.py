@@ -27,8 +27,12 @@ def test_a_model_that_learns_raises_no_alarm() -> None:
 @pytest.mark.parametrize(
     ("changes", "probe", "expected"),
     [
-        ({"chosen_logp": -1.85}, {}, [("chosen_falls", False)]),
-        ({"chosen_logp": -2.0}, {}, [("chosen_falls", True)]),
+        ({"chosen_logp": -1.74}, {}, []),
+        ({"chosen_logp": -1.77}, {}, [("chosen_falls", False)]),
+        ({"chosen_logp": -1.82}, {}, [("chosen_falls", True)]),
+        ({"chosen_logp": -1.79, "on": "train"}, {}, []),
+        ({"chosen_logp": -1.85, "on": "train"}, {}, [("chosen_falls", False)]),
+        ({"chosen_logp": -2.0, "on": "train"}, {}, [("chosen_falls", True)]),
         ({"chosen_logp": math.nan}, {}, [("chosen_falls", True)]),
         ({}, {"base_logp": -3.5}, [("broken_words", False)]),
         ({}, {"base_logp": -4.5}, [("broken_words", True)]),
@@ -39,7 +43,7 @@ def test_a_model_that_learns_raises_no_alarm() -> None:
     ],
 )
 def test_each_rule_warns_and_then_stops(
-    changes: dict[str, float], probe: dict[str, object], expected: list[tuple[str, bool]]
+    changes: dict[str, object], probe: dict[str, object], expected: list[tuple[str, bool]]
 ) -> None:
     """What has become worse is named; it stops the run where it is much worse, or no number."""
     assert _found(replace(START, step=9, probes=[replace(PROBE, **probe)], **changes)) == expected  # type: ignore[arg-type]
@@ -47,7 +51,8 @@ def test_each_rule_warns_and_then_stops(
 
 def test_the_chosen_replies_are_held_against_their_best() -> None:
     """What was gained and lost again is a fall, too: pure SimPO ends above where it began, in broken text."""
-    evaluations = [replace(START, step=step, chosen_logp=value) for step, value in ((0, -3.1), (11, -2.4), (22, -2.7))]
+    start = replace(START, on="train")
+    evaluations = [replace(start, step=step, chosen_logp=value) for step, value in ((0, -3.1), (11, -2.4), (22, -2.7))]
     assert [(alarm.code, alarm.stops) for alarm in alarms(evaluations, USUAL)] == [("chosen_falls", True)]
     assert list(alarms(evaluations[:2], USUAL)) == []
 

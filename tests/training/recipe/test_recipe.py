@@ -294,6 +294,24 @@ def test_the_guard_stops_a_run_and_keeps_the_best_step(
     assert any(not torch.equal(tensor, passed[27][name]) for name, tensor in passed[18].items())
 
 
+@pytest.mark.parametrize(("warned_at", "kept"), [((27, 54), "earlier"), ((27,), "last"), (range(9, 55), "last")])
+def test_a_warning_at_the_last_step_keeps_the_best_one(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, warned_at: Sequence[int], kept: str
+) -> None:
+    """A warning stops nothing; where the end has one, the best step is kept, unless that is the start."""
+    warning = guard.Alarm("chosen_falls", stops=False, text="less likely")
+    monkeypatch.setattr(
+        guard, "alarms", lambda evaluations, _usual: [warning] if evaluations[-1].step in warned_at else []
+    )
+    _breaking(tmp_path, tiny_model, guard=True)
+    monkeypatch.chdir(tmp_path)
+    recipe.main(["config.json"])
+    stage = json.loads((tmp_path / "summary.json").read_text())["stages"][0]
+    assert stage["steps"] == 54
+    assert (stage["guard"], stage["kept_step"]) == (None, 54) if kept == "last" else ("less likely", stage["kept_step"])
+    assert kept == "last" or (0 < stage["kept_step"] < 54 and stage["kept_step"] != 27)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_without_an_adapter(
     tmp_path: Path, tiny_model: Path, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
