@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -207,6 +207,64 @@ def train(  # noqa: PLR0913, PLR0917 - the options
         if check:
             sys.exit(asyncio.run(terminal.check(current, plan, character)))
         sys.exit(asyncio.run(terminal.train(current, plan, character, rebuild)))
+
+
+@cli.group("adapters")
+def adapters_group() -> None:
+    """What was trained: which there are, and which of them a load takes by itself."""
+
+
+def _character(command: Callable[..., None]) -> Callable[..., None]:
+    return click.option("--character", help="A character's slug; default: the current one.")(command)
+
+
+@adapters_group.command("list")
+@_character
+def adapters_list(character: str | None) -> None:
+    """The character's adapters, the newest first; * is the one that a load takes."""
+    from prefanno import shelf
+
+    asyncio.run(shelf.show(settings.read(), character))
+
+
+@adapters_group.command("promote")
+@_character
+@click.argument("name")
+def adapters_promote(name: str, character: str | None) -> None:
+    """Let a load take this one from now on; "base" is the base model as it is."""
+    from prefanno import shelf
+
+    asyncio.run(shelf.promote(settings.read(), character, name))
+
+
+@adapters_group.command("rollback")
+@_character
+def adapters_rollback(character: str | None) -> None:
+    """Take the last promotion back."""
+    from prefanno import shelf
+
+    asyncio.run(shelf.roll_back(settings.read(), character))
+
+
+@adapters_group.command("note")
+@click.argument("name")
+@click.argument("text")
+def adapters_note(name: str, text: str) -> None:
+    """Keep a note with an adapter, in place of the one before; an empty TEXT is none."""
+    from prefanno.training import registry
+
+    registry.note(settings.read().outputs, name, text)
+
+
+@adapters_group.command("delete")
+@click.argument("name")
+def adapters_delete(name: str) -> None:
+    """Delete an adapter for good; refused where it is promoted."""
+    from prefanno.training import registry
+
+    current = settings.read()
+    with home.owned(current):  # else it may be loaded, or trained on
+        registry.delete(current.outputs, name)
 
 
 @cli.command()

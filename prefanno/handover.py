@@ -22,7 +22,6 @@ from prefanno.db.models import Run
 from prefanno.db.runs import adapters as adapters_of_runs
 from prefanno.errors import (
     CheckRunning,
-    InvalidInput,
     ModelLoaded,
     ModelLoading,
     NotFound,
@@ -35,7 +34,7 @@ from prefanno.errors import (
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training import adapters
+from prefanno.training import adapters, registry
 from prefanno.training.check import report
 from prefanno.training.config import FORMAT, LORA, Plan, RunConfig, stages
 from prefanno.training.methods import METHODS
@@ -46,11 +45,11 @@ BACK = "handover.json"  # in a run's folder: what is to be loaded when it has en
 USUAL = Plan()
 
 log = logging.getLogger(__name__)
-Load = Callable[[dict[str, Any], str | None], Awaitable[Loaded]]
+Load = Callable[[dict[str, Any], str | None, str | None], Awaitable[Loaded]]
 
 
 class Handover:
-    """Starts runs; `load` loads a character's newest adapter with these settings. `close` comes before the engine's."""
+    """Starts runs; `load` loads a character's adapter with these settings. `close` comes before the engine's."""
 
     def __init__(
         self, settings: Settings, database: Database, engine: Engine, training: Supervisor, load: Load
@@ -156,7 +155,8 @@ class Handover:
         if reload:
             back: dict[str, Any] = {"trained": config.character, "before": None}
             if before is not None:
-                back["before"] = {"character": before.character, "options": asdict(before.config)}
+                adapter = Path(before.adapter).name if before.adapter else registry.BASE
+                back["before"] = {"character": before.character, "options": asdict(before.config), "adapter": adapter}
             self._remember(run.id, back)
             self._return_after(run.id, back)
         return run
@@ -195,9 +195,11 @@ class Handover:
     async def _load_after(self, run: Run, back: dict[str, Any]) -> None:
         trained = {"character": back["trained"], "options": {}}
         before = back["before"] or trained
-        if run.state == "succeeded" and before["character"] != back["trained"]:
-            before = trained
-        await self._load(before["options"], before["character"])
+        if run.state != "succeeded":
+            await self._load(before["options"], before["character"], before.get("adapter"))
+            return
+        options = before["options"] if before["character"] == back["trained"] else {}
+        await self._load(options, back["trained"], run.adapter)
 
     def _back(self, run: int) -> Path:
         return self._settings.runs / str(run) / BACK
@@ -211,12 +213,7 @@ class Handover:
         if not planned:
             raise NothingToTrain
         where = (self._settings.outputs, manifest.character, self._settings.model)
-        start = None if plan.adapter is None else adapters.named(*where, plan.adapter)
-        if plan.adapter is not None and start is None:
-            raise InvalidInput(
-                {"adapter": [f"角色 {manifest.character} 没有基于当前基础模型的 adapter {plan.adapter}"]},
-                english=f"{manifest.character} has no adapter {plan.adapter} of this base model",
-            )
+        start = registry.meant(*where, plan.adapter or registry.BASE)
         return RunConfig(
             character=manifest.character,
             base_model=self._settings.model,

@@ -1,4 +1,4 @@
-"""What needs two stations: a generation that is stored, the next prompt, a load with the newest adapter."""
+"""What needs two stations: a generation that is stored, the next prompt, a load with the adapter to load."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,6 +19,7 @@ from prefanno.db.engine import Database
 from prefanno.db.models import Character, Generation, Prompt
 from prefanno.db.prompts import Order
 from prefanno.errors import (
+    Conflict,
     GenerationCancelled,
     InvalidInput,
     ModelLoading,
@@ -32,7 +34,7 @@ from prefanno.prompting import Message
 from prefanno.prompts import IsCurrent, Taken
 from prefanno.recording import Answered, Origin, follow, stored
 from prefanno.settings import Settings
-from prefanno.training import adapters
+from prefanno.training import registry
 from prefanno.training.supervisor import Supervisor
 
 
@@ -67,20 +69,31 @@ class Loop:
             return loaded.config.system_prompt
         return persona.of(character, self.settings)
 
-    async def load(self, options: dict[str, Any], slug: str | None = None) -> Loaded:
-        """Load the base model and the character's newest adapter; an option left out has its default.
+    async def load(self, options: dict[str, Any], slug: str | None = None, adapter: str | None = None) -> Loaded:
+        """Load the base model and this adapter, else the one to load; an option left out has its default.
 
-        Raises InvalidInput, TrainingRunning, ModelLoading or EngineFailed.
+        Raises InvalidInput, TrainingRunning, ModelLoading, Conflict or EngineFailed.
         """
         async with self.database.read() as session:
             character = await characters.get(session, slug)
         if self.handover.is_busy:
             raise TrainingRunning
         config = GenerationConfig(**({"system_prompt": persona.of(character, self.settings)} | options))
-        adapter = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
-        loaded = await self.engine.load(config, str(adapter.folder) if adapter else None, character.slug)
+        meant = registry.meant(self.settings.outputs, character.slug, self.settings.model, adapter)
+        loaded = await self.engine.load(config, str(meant.folder) if meant else None, character.slug)
         self.ahead.wake()
         return loaded
+
+    async def delete(self, adapter: str) -> None:
+        """Delete an adapter. Raises NotFound, TrainingRunning, ModelLoading, and Conflict where it is in use."""
+        if self.handover.is_busy:  # it may go on from this one
+            raise TrainingRunning
+        if self.engine.state == "loading":
+            raise ModelLoading
+        loaded = self.engine.loaded
+        if loaded is not None and loaded.adapter is not None and Path(loaded.adapter).name == adapter:
+            raise Conflict(f"{adapter} is loaded; unload it first", f"{adapter} 已加载，请先卸载模型或加载其他 adapter")
+        await asyncio.to_thread(registry.delete, self.settings.outputs, adapter)
 
     async def generate(  # noqa: PLR0913 - the fields of the request, and how it is read
         self,
@@ -183,8 +196,8 @@ class Loop:
         loaded = self.engine.loaded
         if loaded is not None and loaded.character == character.slug:
             return self._origin(loaded).made
-        newest = adapters.newest(self.settings.outputs, character.slug, self.settings.model)
-        made = (self.settings.model, newest.name if newest else None, persona.of(character, self.settings))
+        chosen = registry.chosen(self.settings.outputs, character.slug, self.settings.model)
+        made = (self.settings.model, chosen.name if chosen else None, persona.of(character, self.settings))
         return lambda one: (one.base_model, one.adapter, one.settings["system_prompt"]) == made
 
     async def meant(self, session: AsyncSession, slug: str | None) -> Character:

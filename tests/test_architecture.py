@@ -16,7 +16,7 @@ FOLDERS = {"prefanno": "prefanno", "exporters": "prefanno.exporters", "migration
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("server", "terminal", "transfers", "checks"),
+    ("server", "terminal", "transfers", "shelf", "checks"),
     ("app",),
     ("web",),
     ("keys",),

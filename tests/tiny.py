@@ -44,3 +44,16 @@ def save(folder: Path, template: str = CHATML, context_length: int = 512) -> Pat
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+def adapt(folder: Path, base: Path | str, seed: int = 1) -> Path:
+    """Save a random adapter of a model that `save` made, as peft does."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(model, lora).save_pretrained(str(folder))
+    return folder

@@ -1,15 +1,17 @@
 """Adapters: folders `outputs/<character>-<method>-<n>`, complete or not there at all, never changed afterwards."""
 
 import contextlib
+import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from prefanno import files
+from prefanno.snapshot import ENDING
 from prefanno.training.config import RunConfig
 
 NAME = re.compile(r"(?P<character>[a-z0-9_]+)-(?P<method>[a-z]+)-(?P<number>[1-9][0-9]*)")
@@ -19,24 +21,33 @@ WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class Adapter:
-    """A complete adapter and where it comes from."""
+    """A complete adapter and where it comes from; `card` is all that was written down when it was made."""
 
     name: str
+    character: str
+    method: str
     number: int
     folder: Path
     base_model: str
     run: int
+    card: Mapping[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Of all its files."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
 
 def newest(outputs: Path, character: str, base_model: str) -> Adapter | None:
     """The character's newest complete adapter among those trained on this base model."""
-    fitting = [adapter for adapter in _all(outputs, character) if adapter.base_model == base_model]
+    fitting = [one for one in every(outputs) if (one.character, one.base_model) == (character, base_model)]
     return max(fitting, key=lambda adapter: adapter.number, default=None)
 
 
 def named(outputs: Path, character: str, base_model: str, name: str) -> Adapter | None:
     """The character's complete adapter of this name, where it was trained on this base model."""
-    return next((one for one in _all(outputs, character) if (one.name, one.base_model) == (name, base_model)), None)
+    meant = (name, character, base_model)
+    return next((one for one in every(outputs) if (one.name, one.character, one.base_model) == meant), None)
 
 
 def next_name(outputs: Path, character: str, method: str, known: Iterable[str]) -> str:
@@ -61,6 +72,8 @@ def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
         "start": Path(config.start).name if config.start else None,
         "seed": config.seed,
         "stages": config.stages,
+        "snapshot": _snapshot(folder),
+        "metrics": _measured(folder),
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     (made / CARD).write_text(json.dumps(card, indent=2) + "\n")
@@ -72,17 +85,33 @@ def publish(run: int, folder: Path, outputs: Path, config: RunConfig) -> Path:
     return published
 
 
-def _all(outputs: Path, character: str) -> list[Adapter]:
+def every(outputs: Path) -> list[Adapter]:
+    """All complete adapters, of whatever character and base model, in no order."""
     found = []
     for folder in outputs.iterdir():
         match = NAME.fullmatch(folder.name)
-        if match and match["character"] == character and all((folder / name).is_file() for name in (CARD, *WEIGHTS)):
+        if match and all((folder / name).is_file() for name in (CARD, *WEIGHTS)):
             with contextlib.suppress(ValueError, KeyError, TypeError):  # somebody's own folder, not one of ours
                 card = _card(folder)
-                found.append(Adapter(folder.name, int(match["number"]), folder, card["base_model"], card["run"]))
+                named_by = (folder.name, match["character"], match["method"], int(match["number"]))
+                found.append(Adapter(*named_by, folder, str(card["base_model"]), int(card["run"]), card))
     return found
 
 
 def _card(folder: Path) -> dict[str, Any]:
     card: dict[str, Any] = json.loads((folder / CARD).read_text())
     return card
+
+
+def _measured(folder: Path) -> dict[str, Any] | None:
+    """What the run's last stage measured at its end, if its script wrote that down."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+        after: dict[str, Any] = json.loads((folder / "summary.json").read_text())["stages"][-1]["after"]
+        return {name: value for name, value in after.items() if name != "probes"}
+    return None
+
+
+def _snapshot(folder: Path) -> str | None:
+    """The SHA-256 of the manifest of what the run was trained on."""
+    manifests = sorted((folder / "data").glob(f"*{ENDING}"))
+    return hashlib.sha256(manifests[0].read_bytes()).hexdigest() if manifests else None

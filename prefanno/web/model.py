@@ -13,11 +13,13 @@ from prefanno.web.fields import Nothing
 from prefanno.web.schemas import LoadSchema
 
 
-@endpoint("Load the model", body=LoadSchema, body_required=False, answer=answers.Loaded, failures=(503,))
+@endpoint(
+    "Load the model", body=LoadSchema, body_required=False, answer=answers.Loaded, failures=(409, 503), keyed=False
+)
 async def load(request: web.Request, body: dict[str, Any]) -> web.Response:
     """Load with these settings; a field left out has its default, also on a second load."""
-    character = body.pop("character")
-    loaded = await request.app[LOOP].load(body, character)
+    character, adapter = body.pop("character"), body.pop("adapter")
+    loaded = await request.app[LOOP].load(body, character, adapter)
     message = f"模型加载成功，使用adapter: {loaded.adapter}" if loaded.adapter else "模型加载成功，未使用adapter"
     data = {"adapter_path": loaded.adapter, "config": asdict(loaded.config), "character": loaded.character}
     return done(message, data)

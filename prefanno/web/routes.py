@@ -3,6 +3,7 @@
 from aiohttp import web
 
 from prefanno.web import (
+    adapters,
     annotations,
     characters,
     conversations,
@@ -59,6 +60,11 @@ ROUTES = [
     web.get("/api/train/metrics", training.measured),
     web.get("/api/train/log", training_logs.file),
     web.get("/ws/train/logs", training_logs.logs),
+    web.get("/api/adapters", adapters.show),
+    web.post("/api/adapters/promote", adapters.promote),
+    web.post("/api/adapters/rollback", adapters.roll_back),
+    web.post("/api/adapters/note", adapters.note),
+    web.post("/api/adapters/delete", adapters.delete),
     web.get("/openapi.json", docs.openapi),
     web.get("/docs", docs.show),
     web.get("/docs/{name}", docs.asset),

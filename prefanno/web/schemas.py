@@ -95,7 +95,9 @@ class ConfigSchema(StrictSchema):
 
 
 class LoadSchema(ConfigSchema, CharacterSchema):
-    """`POST /api/model/load`."""
+    """`POST /api/model/load`; `adapter` is one of the character's, or "base" for none."""
+
+    adapter = Text(load_default=None, allow_none=False, validate=at_most(200))
 
 
 class RequestId(Text):

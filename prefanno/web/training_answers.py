@@ -147,3 +147,50 @@ class Metrics(Done):
     """The answer of metrics."""
 
     data = fields.Nested(MetricsData, required=True)
+
+
+class OneAdapter(Answer):
+    """A complete adapter; `parent` is the one that its run went on from, `snapshot` the SHA-256 of its data's manifest.
+
+    `metrics` is what its run measured last; both are null of adapters that are older than these fields. `chosen` says
+    that a load takes it by itself.
+    """
+
+    name = fields.String(required=True)
+    method = fields.String(required=True)
+    base_model = fields.String(required=True)
+    run = fields.Integer(required=True)
+    parent = fields.String(required=True, allow_none=True)
+    seed = fields.Integer(required=True, allow_none=True)
+    created_at = fields.String(required=True, allow_none=True)
+    snapshot = fields.String(required=True, allow_none=True)
+    metrics = fields.Dict(required=True, allow_none=True)
+    bytes = fields.Integer(required=True)
+    note = fields.String(required=True)
+    promoted = fields.Boolean(required=True)
+    chosen = fields.Boolean(required=True)
+
+
+class InForceData(Answer):
+    """The adapter that a load takes by itself; null: none."""
+
+    character = fields.String(required=True)
+    adapter = fields.String(required=True, allow_none=True)
+
+
+class InForce(Done):
+    """The answer of what changes which adapter that is."""
+
+    data = fields.Nested(InForceData, required=True)
+
+
+class AdaptersData(InForceData):
+    """The newest first."""
+
+    items = fields.List(fields.Nested(OneAdapter), required=True)
+
+
+class Adapters(Done):
+    """The answer of a list."""
+
+    data = fields.Nested(AdaptersData, required=True)

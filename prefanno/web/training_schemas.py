@@ -110,3 +110,19 @@ class LogsSchema(LogFileSchema):
     """`GET /ws/train/logs`: the run whose lines the client has, and `next` of the last of them."""
 
     after = QueryWhole(load_default=None, allow_none=False)
+
+
+class AdapterSchema(StrictSchema):
+    """`POST /api/adapters/delete`."""
+
+    adapter = Text(required=True, validate=at_most(200))
+
+
+class NoteSchema(AdapterSchema):
+    """`POST /api/adapters/note`; null: none."""
+
+    note = Text(required=True, allow_none=True, validate=at_most(2000))
+
+
+class PromoteSchema(AdapterSchema, CharacterSchema):
+    """`POST /api/adapters/promote`; "base" is the base model as it is."""

@@ -31,18 +31,10 @@ def model(tiny_model: Path) -> Iterator[LocalModel]:
 @pytest.fixture(scope="module")
 def adapters(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two random adapters for the tiny model, as peft saves them."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    folders = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        base: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
-        lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-        folders.append(tmp_path_factory.mktemp("adapters") / f"li-simpo-{seed}")
-        get_peft_model(base, lora).save_pretrained(str(folders[-1]))
-    return folders[0], folders[1]
+    one, two = (
+        tiny.adapt(tmp_path_factory.mktemp("adapters") / f"li-simpo-{seed}", tiny_model, seed) for seed in (1, 2)
+    )
+    return one, two
 
 
 def test_the_same_seed_gives_the_same_candidates(model: LocalModel) -> None:

@@ -36,6 +36,9 @@ VALID: dict[str, dict[str, Any]] = {
     "/api/annotations/restore": {"ids": [1]},
     "/api/characters": {"slug": "mia", "name": "Mia"},
     "/api/characters/li/edit": {"name": "离"},
+    "/api/adapters/promote": {"adapter": "base"},
+    "/api/adapters/note": {"adapter": "li-simpo-1", "note": "好"},
+    "/api/adapters/delete": {"adapter": "li-simpo-1"},
 }
 FIELDS = [(path, name) for path, spec in SPECS.items() for name in spec.body().fields]
 EVERYTHING = {("where", "object"), ("lora", "object"), ("held_out", "tiny")}  # no bad input: nothing left out, 0

@@ -13,6 +13,7 @@ from prefanno import persona
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from prefanno.web import annotation_answers, answers
+from tests import tiny
 from tests.conftest import Client, MakeClient
 from tests.properties import spelled
 from tests.web.choosing import found, one
@@ -54,16 +55,8 @@ async def _persona(client: Client, number: int) -> str:
 
 def _adapter(client: Client, name: str) -> str:
     """The folder of a complete, random adapter of the tiny model."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     settings = client.app[LOOP].settings
-    folder = settings.outputs / name
-    torch.manual_seed(1)
-    base = AutoModelForCausalLM.from_pretrained(settings.model)
-    lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
-    get_peft_model(base, lora).save_pretrained(str(folder))
+    folder = tiny.adapt(settings.outputs / name, settings.model)
     (folder / "prefanno.json").write_text(json.dumps({"base_model": settings.model, "run": 1}))
     return str(folder)
 

@@ -15,6 +15,7 @@ from prefanno.generation.config import Request
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
 from prefanno.web import answers
+from tests import tiny
 from tests.conftest import Client, MakeClient
 from tests.web.conftest import LASTING, MakeTrainer, accepted, busy, faults, refused, shared, until
 
@@ -231,19 +232,9 @@ async def test_a_model_that_cannot_be_loaded_is_the_engines_failure(
 async def test_a_load_names_the_newest_adapter(client: Client, tiny_model: Path) -> None:
     """With a complete adapter of this base model, a load uses it and says so, with its absolute path."""
     folder = client.app[LOOP].settings.outputs / "li-simpo-3"
-    _save_adapter(folder, tiny_model)
+    tiny.adapt(folder, tiny_model)
+    (folder / "prefanno.json").write_text(json.dumps({"base_model": str(tiny_model), "run": 3}))
     body = await accepted(await client.post(LOAD), answers.Loaded)
     assert folder.is_absolute()
     assert body["message"] == f"模型加载成功，使用adapter: {folder}"
     assert body["data"]["adapter_path"] == str(folder)
-
-
-def _save_adapter(folder: Path, base: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(base)
-    get_peft_model(model, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")).save_pretrained(
-        str(folder)
-    )
-    (folder / "prefanno.json").write_text(json.dumps({"base_model": str(base), "run": 3}))

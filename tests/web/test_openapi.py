@@ -51,6 +51,7 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
             "max_new_tokens": {"type": "integer", "default": 512, "minimum": 64, "maximum": 2048},
             "system_prompt": TEXT,
             "character": TEXT,
+            "adapter": TEXT,
         },
         set(),
     ),
@@ -277,6 +278,13 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/train/stop")
     await call("GET", "/api/train/status")
     await call("POST", "/api/train/stop", 400)
+    await call("GET", "/api/adapters")
+    await call("POST", "/api/adapters/promote", json={"adapter": "base"})
+    await call("POST", "/api/adapters/promote", 400, json={"adapter": "li-simpo-9"})
+    await call("POST", "/api/adapters/rollback")
+    await call("POST", "/api/adapters/rollback", 409)
+    await call("POST", "/api/adapters/note", 404, json={"adapter": "li-simpo-9", "note": "好"})
+    await call("POST", "/api/adapters/delete", 404, json={"adapter": "li-simpo-9"})
     await client.app[LOOP].database.close()
     await call("GET", "/health")
     await call("GET", "/api/dataset/stats", 503)
