@@ -14,7 +14,8 @@ from statistics import fmean
 IDEOGRAPH = r"[\u3040-\u30ff\u3400-\u9fff]"  # a word by itself: Chinese and Japanese have no spaces
 WORD = re.compile(rf"{IDEOGRAPH}|(?:(?!{IDEOGRAPH})\w)+(?:'\w+)*")
 # Nats for each token that the chosen replies may lose from their best: to warn, to stop. Those of rows that are held
-# out fall when the others are learnt by heart, and do not rise again; of those learnt from, in a collapse alone.
+# out fall when the others are learnt by heart, and do not rise again, so that two warnings in a row stop, too; of those
+# learnt from, in a collapse alone.
 FALLEN = {"held_out": (0.05, 0.1), "train": (0.1, 0.25)}
 UNLIKELY = (2.0, 3.0)  # nats for each token that the probes' replies may lose in the base model's eyes
 REPEATED = (0.1, 0.25)  # more of the probes' 4-grams that repeat
@@ -70,12 +71,14 @@ def alarms(evaluations: Sequence[Evaluation], usual: float) -> Iterator[Alarm]:
     *_, now = evaluations
     likely = [one.chosen_logp for one in evaluations if one.chosen_logp is not None]
     if likely:
-        best = max(likely, key=lambda value: -math.inf if math.isnan(value) else value)
+        warn, stop = FALLEN[now.on]
+        if now.on == "held_out" and _fall(likely[:-1]) > warn:
+            stop = warn
         yield from _over(
             "chosen_falls",
-            best - likely[-1],
-            FALLEN[now.on],
-            f"the chosen replies have become less likely: {best:.2f} → {likely[-1]:.2f} nats a token",
+            _fall(likely),
+            (warn, stop),
+            f"the chosen replies have become less likely: {_best(likely):.2f} → {likely[-1]:.2f} nats a token",
         )
     if now.probes:
         yield from _of_replies(evaluations[0].probes, now.probes, usual)
@@ -98,6 +101,15 @@ def repeated_4grams(text: str) -> float:
     words = WORD.findall(text.lower())
     grams = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     return (len(grams) - len(set(grams))) / len(grams) if grams else 0.0
+
+
+def _fall(likely: Sequence[float]) -> float:
+    """From the best to the last."""
+    return _best(likely) - likely[-1] if likely else 0.0
+
+
+def _best(likely: Sequence[float]) -> float:
+    return max(likely, key=lambda value: -math.inf if math.isnan(value) else value)
 
 
 def _of_replies(start: Sequence[Probe], now: Sequence[Probe], usual: float) -> Iterator[Alarm]:

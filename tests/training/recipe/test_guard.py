@@ -57,6 +57,19 @@ def test_the_chosen_replies_are_held_against_their_best() -> None:
     assert list(alarms(evaluations[:2], USUAL)) == []
 
 
+def test_two_falls_in_a_row_of_rows_that_are_held_out_stop_the_run() -> None:
+    """A second warning in a row stops, unless the rows are those learnt from, or the replies came back in between."""
+
+    def last(*likely: float, on: str = "held_out") -> list[tuple[str, bool]]:
+        evaluations = [replace(START, step=step, chosen_logp=value, on=on) for step, value in enumerate(likely)]
+        return [(alarm.code, alarm.stops) for alarm in alarms(evaluations, USUAL)]
+
+    assert last(-1.6, -1.56, -1.64) == [("chosen_falls", False)]
+    assert last(-1.6, -1.56, -1.64, -1.63) == [("chosen_falls", True)]
+    assert last(-1.6, -1.56, -1.64, -1.58, -1.63) == [("chosen_falls", False)]
+    assert last(-1.6, -1.56, -1.7, -1.7, on="train") == [("chosen_falls", False)]
+
+
 def test_coming_nearer_to_the_data_is_no_drift() -> None:
     """Where the chosen replies are short, short replies are what was asked for."""
     now = replace(START, step=9, probes=[replace(PROBE, tokens=5)])
