@@ -16,7 +16,7 @@ WORD = re.compile(rf"{IDEOGRAPH}|(?:(?!{IDEOGRAPH})\w)+(?:'\w+)*")
 # Nats for each token that the chosen replies may lose from their best: to warn, to stop. Those of rows that are held
 # out fall when the others are learnt by heart, and do not rise again, so that two warnings in a row stop, too; of those
 # learnt from, in a collapse alone.
-FALLEN = {"held_out": (0.05, 0.1), "train": (0.1, 0.25)}
+FALLEN = {"held_out": (0.03, 0.06), "train": (0.1, 0.25)}
 UNLIKELY = (2.0, 3.0)  # nats for each token that the probes' replies may lose in the base model's eyes
 REPEATED = (0.1, 0.25)  # more of the probes' 4-grams that repeat
 LONGER = (3.0, 6.0)  # times the probes' replies may be longer, or shorter, than before and than the chosen ones

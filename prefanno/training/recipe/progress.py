@@ -43,8 +43,8 @@ class Progress(TrainerCallback):
     """Follows one stage; with `guards` it stops one that breaks the model, and `kept` is the step to go back to.
 
     So it does, too, where only the end is worth a warning and an earlier step was not. The best step is, among those
-    without an alarm, the one whose chosen replies are the likeliest compared with the rejected ones; without any
-    alarm-free step it is the start.
+    without an alarm, the one whose chosen replies are the likeliest compared with the rejected ones; one whose chosen
+    replies are less likely than at the start only where all are. Without any it is the start.
     """
 
     def __init__(self, number: int, method: str, evaluator: Evaluator, scorer: Scorer, *, guards: bool) -> None:
@@ -57,7 +57,7 @@ class Progress(TrainerCallback):
         self.stopped: Alarm | None = None
         self.kept = 0
         self._best: dict[str, Tensor] = {}
-        self._best_score = float("-inf")
+        self._best_score = (False, float("-inf"))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_kwargs: Any) -> None:
         """Measure where the stage begins."""
@@ -119,7 +119,11 @@ class Progress(TrainerCallback):
         return found
 
     def _remember(self, model: Any, now: Evaluation, found: list[Alarm]) -> None:
-        score = (now.chosen_logp or 0.0) - (now.rejected_logp or 0.0)
+        score = (False, float("-inf"))  # of the start
+        if len(self.evaluations) > 1:
+            start = self.evaluations[0].chosen_logp
+            is_likelier = now.chosen_logp is None or start is None or now.chosen_logp >= start
+            score = is_likelier, (now.chosen_logp or 0.0) - (now.rejected_logp or 0.0)
         if not self._best or (not found and score > self._best_score):
             self._best_score, self.kept = score, now.step
             weights = get_peft_model_state_dict(model)
