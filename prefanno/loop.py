@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno import persona, prompts
+from prefanno import chat, persona, prompts
 from prefanno.ahead import Ahead
 from prefanno.annotation import conversations
 from prefanno.db import characters
@@ -29,6 +29,7 @@ from prefanno.errors import (
 )
 from prefanno.generation.config import SEEDS, Event, GenerationConfig, Request
 from prefanno.generation.engine import Engine, Loaded
+from prefanno.generation.job import Job
 from prefanno.handover import Handover
 from prefanno.prompting import Message
 from prefanno.prompts import IsCurrent, Taken
@@ -127,6 +128,15 @@ class Loop:
         async with contextlib.aclosing(follow(self.database, self._origin(loaded, turn), job)) as events:
             async for event in events:
                 yield event
+
+    def chat(self, messages: list[Message], asked: Mapping[str, Any], *, client: str = "") -> tuple[Job, Loaded]:
+        """Answer a chat with what is loaded; nothing is stored. Raises InvalidInput, and as `Engine.submit`."""
+        loaded = self._speaking(None)
+        message, context, instructions = chat.split(messages)
+        config = chat.settings(loaded.config, asked, instructions)
+        seed = secrets.randbelow(SEEDS) if asked["seed"] is None else asked["seed"]
+        request = Request(message, context, seed, config, client, streams=asked["stream"])
+        return self.engine.submit(request), loaded
 
     async def next(
         self, order: Order, slug: str | None = None, *, client: str = "", streams: bool = False

@@ -23,7 +23,7 @@ LAYERS = (
     ("loop",),
     ("handover",),
     ("ahead",),
-    ("recording",),
+    ("recording", "chat"),
     ("annotation", "generation", "training"),
     ("migrations",),
     ("prompt_files",),

@@ -41,6 +41,7 @@ class Decoding:
         if model is None:
             raise ModelNotLoaded
         prompt = model.prompt(job.request)
+        job.prompt_tokens = len(prompt)
         if rows := job.next_rows(model.vocabulary):
             self._batch = self._batch or Batch(model.weights, model.vocabulary.ends)
             self._batch.add(prompt, rows)

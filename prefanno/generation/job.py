@@ -32,6 +32,7 @@ class Job:
         self.id = request.id or secrets.token_hex(8)
         self.client, self.streams = request.client, request.streams
         self.queued: Queued | None = None
+        self.prompt_tokens = 0  # until its prompt is read
         self.ended = asyncio.Event()
         self.cancelled = self.is_over = False
         self.at_once = request.config.num_responses  # rows in one batch

@@ -19,11 +19,12 @@ class Answer(Schema):
 
 
 class Failure(Answer):
-    """Every error; `errors` where fields are at fault, `incident` where prefanno itself is."""
+    """Every error; `errors` where fields are at fault, `incident` where prefanno is, `error` for OpenAI's clients."""
 
     detail = fields.String(required=True)
     errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
     incident = fields.String()
+    error = fields.Dict()
 
 
 class Done(Answer):

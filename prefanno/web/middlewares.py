@@ -62,7 +62,7 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except tuple(STATUSES) as error:
-        return _failure(error)
+        return _failure(request, error)
     except web.HTTPException as error:
         if not isinstance(error, web.HTTPError):
             raise
@@ -70,7 +70,7 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
         return reply({"detail": TEXTS.get(error.status, f"请求失败（{error.status}）")}, error.status, allow)
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            return _failure(errors.StorageFull())
+            return _failure(request, errors.StorageFull())
         incident = secrets.token_hex(4)
         log.exception("incident %s in %s %s", incident, request.method, request.path)
         detail = f"服务器内部错误，请查看日志中的事件 {incident}"
@@ -110,11 +110,14 @@ def _host_name(host: str) -> str | None:
     return (found[1] or found[2]).lower()
 
 
-def _failure(error: errors.PrefannoError) -> web.Response:
+def _failure(request: web.Request, error: errors.PrefannoError) -> web.Response:
     status = next(status for kind, status in STATUSES.items() if isinstance(error, kind))
     content: dict[str, object] = {"detail": error.detail}
     if isinstance(error, errors.InvalidInput):
         content["errors"] = error.fields
+    if request.path.startswith("/v1/"):  # OpenAI's clients show this one
+        kind = "invalid_request_error" if status < SERVER_FAULT else "server_error"
+        content["error"] = {"message": error.detail, "type": kind}
     if status >= SERVER_FAULT:
         log.log(logging.INFO if isinstance(error, errors.ClientGone) else logging.WARNING, "%s", error)
     wait = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, errors.QueueFull) else None

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -35,34 +35,49 @@ async def collected(request: web.Request, events: Events) -> list[Event | Asking
                 found.append(event)
         return found
 
-    return await _unless_gone(request, collect())
+    return await unless_gone(request, collect())
 
 
 async def streamed(request: web.Request, events: Events) -> web.StreamResponse:
     """A stream of all that happens; what is refused at once is refused as everywhere. Raises ClientGone."""
+
+    async def frames() -> AsyncGenerator[bytes]:
+        async with contextlib.aclosing(events):
+            first = await anext(events)
+            thinking = _shows_thinking(_settings(request, first))
+            yield _frame(first, thinking=thinking)
+            async for event in events:
+                yield _frame(event, thinking=thinking)
+
+    return await sent(request, frames(), lambda error: _event("error", {"detail": error.detail}))
+
+
+async def sent(
+    request: web.Request, frames: AsyncGenerator[bytes], failed: Callable[[PrefannoError], bytes]
+) -> web.StreamResponse:
+    """A stream of these frames; what ends them after the first one is a frame, too. Raises as the first frame does."""
     response = web.StreamResponse(headers=SSE)
-    async with contextlib.aclosing(events):
-        first = await anext(events)
-        thinking = _shows_thinking(_settings(request, first))
+    async with contextlib.aclosing(frames):
+        first = await anext(frames)
 
         async def send() -> None:
             await response.prepare(request)
             try:
-                await response.write(_frame(first, thinking=thinking))
-                async for event in events:
-                    await response.write(_frame(event, thinking=thinking))
+                await response.write(first)
+                async for frame in frames:
+                    await response.write(frame)
             except PrefannoError as error:
-                await response.write(_event("error", {"detail": error.detail}))
+                await response.write(failed(error))
             await response.write_eof()
 
         try:
-            await _unless_gone(request, send())
+            await unless_gone(request, send())
         except ConnectionResetError:  # it left while something was written to it
             raise ClientGone from None
     return response
 
 
-async def _unless_gone(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     """Do it, but cancel it when the client leaves. Raises ClientGone then.
 
     aiohttp would tell all handlers or none (`handler_cancellation`), and a load or a write shall end in any case.

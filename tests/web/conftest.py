@@ -49,7 +49,7 @@ async def refused(answer: ClientResponse, status: int, begins: str = "") -> dict
     """The body of a refusal: of the one shape, in Chinese."""
     body: dict[str, Any] = await answer.json()
     assert answer.status == status, body
-    assert set(body) <= {"detail", "errors", "incident"}
+    assert set(body) <= {"detail", "errors", "incident", "error"}
     assert CHINESE.search(body["detail"]) and body["detail"].startswith(begins), body
     for texts in body.get("errors", {}).values():
         assert texts and all(CHINESE.search(text) for text in texts), body

@@ -102,7 +102,7 @@ async def test_it_lists_every_endpoint_and_no_other(standing: Client) -> None:
         key: spec.summary for key, spec in declared.items()
     }
     assert len({spec["operationId"] for spec in listed.values()}) == len(listed)
-    assert {path for path, method in DECLARED if path.startswith(("/api", "/health"))} == set(document["paths"])
+    assert {path for path, method in DECLARED if path.startswith(("/api", "/v1", "/health"))} == set(document["paths"])
 
 
 @shared
@@ -267,6 +267,9 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/import", params={"format": "csv", "dry_run": "true", "skip_bad": "true"}, data=b"\xff")
     await call("POST", "/api/import", 400, data=b"[5]")
     await call("POST", "/api/train/start", 400)
+    await call("GET", "/v1/models")
+    await call("POST", "/v1/chat/completions", json={"messages": [{"role": "user", "content": "你好"}]})
+    await call("POST", "/v1/chat/completions", 400, json={"messages": []})
     await call("POST", "/api/model/unload")
     await call("GET", "/api/train/status")
     await call("GET", "/api/train/metrics", 404)
