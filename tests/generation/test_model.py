@@ -1,6 +1,7 @@
 """A model in memory: its replies, its adapters, its end."""
 
 import gc
+import shutil
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -80,6 +81,26 @@ def test_an_adapter_changes_the_replies_and_can_be_taken_off(model: LocalModel, 
     for name, adapter in (("first", adapters[0]), ("bare", None), ("bare", None), ("second", adapters[1])):
         model.use(str(adapter) if adapter else None)
         assert answer(model, CONFIG, "?") == texts[name]
+
+
+@pytest.mark.filterwarnings(PEFTS_OWN)
+def test_a_swap_reads_nothing_of_the_base_and_lets_go_of_the_old_adapter(
+    tiny_model: Path, adapters: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """With the base model's files gone an adapter takes another's place, and nothing holds the other's weights."""
+    model = LocalModel(str(shutil.copytree(tiny_model, tmp_path / "base")))
+    shutil.rmtree(tmp_path / "base")
+    base = [weakref.ref(parameter) for parameter in model.weights.parameters()]
+    model.use(str(adapters[0]))
+    kept = {id(weight()) for weight in base}
+    old = [weakref.ref(one) for one in model.weights.parameters() if id(one) not in kept]
+    first = answer(model, CONFIG, "?")
+    model.use(str(adapters[1]))
+    gc.collect()
+    assert answer(model, CONFIG, "?") != first
+    assert old and [weight for weight in old if weight() is not None] == []
+    assert all(weight() is not None for weight in base)
+    model.free()
 
 
 @pytest.mark.filterwarnings(PEFTS_OWN)
