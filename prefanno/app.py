@@ -71,7 +71,7 @@ async def _let_go(app: web.Application) -> None:
 def _allow_origins(app: web.Application, origins: tuple[str, ...]) -> None:
     """CORS for the listed origins, on every route but the WebSocket's, which browsers do not ask for."""
     options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
-        allow_headers=("Content-Type", "Idempotency-Key"), expose_headers="*", max_age=600
+        allow_headers="*", expose_headers="*", max_age=600
     )
     cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
     for route in list(app.router.routes()):

@@ -9,19 +9,23 @@ from prefanno.errors import InvalidInput
 from prefanno.generation.config import GenerationConfig
 from prefanno.prompting import Message
 
+Said = Mapping[str, Any]  # a role and what it said, which may be None
 INSTRUCTIONS = ("system", "developer")
 COOLEST, LEAST_TOP_P = 0.1, 0.1  # what the engine takes
+TO_THINK = 64  # tokens: with fewer, the least that a load takes, a thought would leave none for the reply
 
 
-def split(messages: Sequence[Message]) -> tuple[str, list[Message], str | None]:
+def split(messages: Sequence[Said]) -> tuple[str, list[Message], str | None]:
     """What the user says now, the turns before it, and the instructions; None without any.
 
-    Messages of one role in a row are one turn. Raises InvalidInput where the last turn is not the user's.
+    Messages of one role in a row are one turn, and one that says nothing is none. Raises InvalidInput where the last
+    turn is not the user's.
     """
-    instructions = [one["content"] for one in messages if one["role"] in INSTRUCTIONS]
+    messages = [one for one in messages if (one["content"] or "").strip()]
+    instructions = [str(one["content"]) for one in messages if one["role"] in INSTRUCTIONS]
     said = [one for one in messages if one["role"] not in INSTRUCTIONS]
     turns: list[Message] = [
-        {"role": role, "content": "\n\n".join(one["content"] for one in together)}
+        {"role": role, "content": "\n\n".join(str(one["content"]) for one in together)}
         for role, together in groupby(said, key=lambda one: one["role"])
     ]
     if not turns or turns[-1]["role"] != "user":
@@ -44,6 +48,7 @@ def settings(loaded: GenerationConfig, asked: Mapping[str, Any], instructions: s
         values["top_p"] = max(asked["top_p"], LEAST_TOP_P)
     if (most := asked["max_completion_tokens"] or asked["max_tokens"]) is not None:
         values["max_new_tokens"] = most
+        values |= {"enable_thinking": False} if most < TO_THINK else {}
     return replace(loaded, **values)
 
 

@@ -260,11 +260,11 @@ def adapters_note(name: str, text: str) -> None:
 @click.argument("name")
 def adapters_delete(name: str) -> None:
     """Delete an adapter for good; refused where it is promoted."""
-    from prefanno.training import registry
+    from prefanno import shelf
 
     current = settings.read()
-    with home.owned(current):  # else it may be loaded, or trained on
-        registry.delete(current.outputs, name)
+    with home.owned(current):  # else it may be loaded
+        shelf.delete(current, name)
 
 
 @cli.command()

@@ -26,6 +26,7 @@ PrefannoError
 │   │   └── EngineBroken
 │   ├── CheckFailed
 │   ├── ImportStopped
+│   ├── RegistryDamaged
 │   └── DatabaseUnavailable
 │       └── DatabaseDamaged
 ├── StorageFull           the disk is full; nothing was stored
@@ -239,6 +240,13 @@ class ImportStopped(Unavailable):
 
     english = "the import was stopped; nothing was stored"
     detail = "导入已停止，未保存任何内容"
+
+
+class RegistryDamaged(Unavailable):
+    """What is said of adapters cannot be read."""
+
+    english = "outputs/adapters.json cannot be read; mend it, or move it away and promote again"
+    detail = "adapters.json 无法读取：请修复或移走该文件，再重新启用 adapter"
 
 
 class DatabaseUnavailable(Unavailable):

@@ -22,6 +22,7 @@ from prefanno.db.models import Run
 from prefanno.db.runs import adapters as adapters_of_runs
 from prefanno.errors import (
     CheckRunning,
+    InvalidInput,
     ModelLoaded,
     ModelLoading,
     NotFound,
@@ -196,10 +197,14 @@ class Handover:
         trained = {"character": back["trained"], "options": {}}
         before = back["before"] or trained
         if run.state != "succeeded":
-            await self._load(before["options"], before["character"], before.get("adapter"))
-            return
-        options = before["options"] if before["character"] == back["trained"] else {}
-        await self._load(options, back["trained"], run.adapter)
+            options, character, adapter = before["options"], before["character"], before.get("adapter")
+        else:
+            options = before["options"] if before["character"] == back["trained"] else {}
+            character, adapter = back["trained"], run.adapter
+        try:
+            await self._load(options, character, adapter)
+        except InvalidInput:  # it is gone meanwhile, or of another base model than this server's
+            await self._load(options, character, None)
 
     def _back(self, run: int) -> Path:
         return self._settings.runs / str(run) / BACK

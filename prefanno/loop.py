@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+import shutil
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -94,7 +95,8 @@ class Loop:
         loaded = self.engine.loaded
         if loaded is not None and loaded.adapter is not None and Path(loaded.adapter).name == adapter:
             raise Conflict(f"{adapter} is loaded; unload it first", f"{adapter} 已加载，请先卸载模型或加载其他 adapter")
-        await asyncio.to_thread(registry.delete, self.settings.outputs, adapter)
+        gone = registry.take_away(self.settings.outputs, adapter)  # at once: no load or run can come in between
+        await asyncio.to_thread(shutil.rmtree, gone)
 
     async def generate(  # noqa: PLR0913 - the fields of the request, and how it is read
         self,
@@ -129,13 +131,15 @@ class Loop:
             async for event in events:
                 yield event
 
-    def chat(self, messages: list[Message], asked: Mapping[str, Any], *, client: str = "") -> tuple[Job, Loaded]:
+    def chat(
+        self, messages: Sequence[Mapping[str, str | None]], asked: Mapping[str, Any], *, client: str = ""
+    ) -> tuple[Job, Loaded]:
         """Answer a chat with what is loaded; nothing is stored. Raises InvalidInput, and as `Engine.submit`."""
         loaded = self._speaking(None)
         message, context, instructions = chat.split(messages)
         config = chat.settings(loaded.config, asked, instructions)
         seed = secrets.randbelow(SEEDS) if asked["seed"] is None else asked["seed"]
-        request = Request(message, context, seed, config, client, streams=asked["stream"])
+        request = Request(message, context, seed, config, client, streams=asked["stream"] or bool(asked["stop"]))
         return self.engine.submit(request), loaded
 
     async def next(

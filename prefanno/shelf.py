@@ -1,15 +1,17 @@
 """What the commands about adapters do in the terminal; they work while the server runs."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 
 import click
 
-from prefanno.db import characters
+from prefanno.db import characters, upgrade
 from prefanno.db.engine import Database
-from prefanno.errors import printable
+from prefanno.db.file import HEAD
+from prefanno.errors import DatabaseUnavailable, TrainingRunning, printable
 from prefanno.settings import Settings
-from prefanno.training import adapters, registry
+from prefanno.training import adapters, registry, run_folder
 
 MEGABYTE = 1e6
 
@@ -39,6 +41,14 @@ async def roll_back(settings: Settings, slug: str | None) -> None:
     await _change(settings, slug, registry.roll_back)
 
 
+def delete(settings: Settings, name: str) -> None:
+    """Delete an adapter. Raises TrainingRunning where a run that outlived its server may go on from it."""
+    for folder in settings.runs.iterdir():
+        if not (folder / "exit.json").exists() and run_folder.may_go_on(folder):
+            raise TrainingRunning
+    shutil.rmtree(registry.take_away(settings.outputs, name))
+
+
 async def _change(settings: Settings, slug: str | None, change: Callable[..., None]) -> None:
     where = settings.outputs, await _slug(settings, slug), settings.model
     change(*where)
@@ -47,6 +57,8 @@ async def _change(settings: Settings, slug: str | None, change: Callable[..., No
 
 
 async def _slug(settings: Settings, slug: str | None) -> str:
+    if upgrade.revision(settings.database) != HEAD:
+        raise DatabaseUnavailable(f"no up-to-date database at {settings.database}; run `prefanno db upgrade` first")
     async with Database.open(settings.database) as database, database.read() as session:
         return (await characters.get(session, slug)).slug
 

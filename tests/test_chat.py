@@ -49,6 +49,21 @@ def test_what_is_not_asked_for_is_as_loaded() -> None:
     assert found == GenerationConfig("You are Li.", num_responses=1)
 
 
+def test_a_turn_that_says_nothing_is_none() -> None:
+    """Blank turns, as other programs keep them of replies that were cut to nothing, are left out."""
+    said = [("system", " "), ("user", "Hi."), ("assistant", ""), ("user", "You there?")]
+    assert split(_messages(*said)) == ("Hi.\n\nYou there?", [], None)
+    with pytest.raises(InvalidInput):
+        split(_messages(("user", " ")))
+
+
+def test_a_few_tokens_are_for_the_reply() -> None:
+    """A reply of fewer tokens than a load may have is given without a thought, which would use them up."""
+    assert LOADED.enable_thinking
+    assert not settings(LOADED, NOTHING | {"n": 1, "max_tokens": 9}, None).enable_thinking
+    assert settings(LOADED, NOTHING | {"n": 1, "max_tokens": 64}, None).enable_thinking
+
+
 def test_what_is_asked_for_holds() -> None:
     """A persona, sampling and length of the request's own; a temperature of 0 leaves one token to choose from."""
     asked = NOTHING | {"n": 3, "temperature": 0.0, "top_p": 0.0, "max_tokens": 9, "max_completion_tokens": 7}

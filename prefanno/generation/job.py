@@ -49,6 +49,11 @@ class Job:
         return self.client is not None and not self.cancelled and not self.is_over
 
     @property
+    def tokens(self) -> int:
+        """How many were generated so far for its candidates, as they were drawn last."""
+        return sum(drawn[-1].tokens for drawn in self._drawn if drawn)
+
+    @property
     def is_going(self) -> bool:
         """Whether some of its rows take part in the next step."""
         return any(row.going for row in self.writing)

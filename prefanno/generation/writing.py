@@ -102,6 +102,11 @@ class Row:
         return self.wanted and self.finish_reason is None
 
     @property
+    def tokens(self) -> int:
+        """How many it has so far."""
+        return self._tokens
+
+    @property
     def may_end(self) -> bool:
         """A reply may not end before it shows anything."""
         return self._thinking or bool(self._forced) or self._visible

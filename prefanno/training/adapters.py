@@ -16,6 +16,7 @@ from prefanno.training.config import RunConfig
 
 NAME = re.compile(r"(?P<character>[a-z0-9_]+)-(?P<method>[a-z]+)-(?P<number>[1-9][0-9]*)")
 CARD = "prefanno.json"
+ODD = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RecursionError)
 WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -40,14 +41,17 @@ class Adapter:
 
 def newest(outputs: Path, character: str, base_model: str) -> Adapter | None:
     """The character's newest complete adapter among those trained on this base model."""
-    fitting = [one for one in every(outputs) if (one.character, one.base_model) == (character, base_model)]
-    return max(fitting, key=lambda adapter: adapter.number, default=None)
+    return max(fitting(outputs, character, base_model), key=lambda adapter: adapter.number, default=None)
 
 
 def named(outputs: Path, character: str, base_model: str, name: str) -> Adapter | None:
     """The character's complete adapter of this name, where it was trained on this base model."""
-    meant = (name, character, base_model)
-    return next((one for one in every(outputs) if (one.name, one.character, one.base_model) == meant), None)
+    return next((one for one in fitting(outputs, character, base_model) if one.name == name), None)
+
+
+def fitting(outputs: Path, character: str, base_model: str) -> list[Adapter]:
+    """The character's complete adapters of this base model, in no order."""
+    return [one for one in every(outputs) if (one.character, one.base_model) == (character, base_model)]
 
 
 def next_name(outputs: Path, character: str, method: str, known: Iterable[str]) -> str:
@@ -91,7 +95,7 @@ def every(outputs: Path) -> list[Adapter]:
     for folder in outputs.iterdir():
         match = NAME.fullmatch(folder.name)
         if match and all((folder / name).is_file() for name in (CARD, *WEIGHTS)):
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # somebody's own folder, not one of ours
+            with contextlib.suppress(*ODD):  # somebody's own folder, not one of ours
                 card = _card(folder)
                 named_by = (folder.name, match["character"], match["method"], int(match["number"]))
                 found.append(Adapter(*named_by, folder, str(card["base_model"]), int(card["run"]), card))
@@ -99,15 +103,15 @@ def every(outputs: Path) -> list[Adapter]:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    card: dict[str, Any] = json.loads((folder / CARD).read_text())
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(), parse_constant=str)
     return card
 
 
 def _measured(folder: Path) -> dict[str, Any] | None:
     """What the run's last stage measured at its end, if its script wrote that down."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-        after: dict[str, Any] = json.loads((folder / "summary.json").read_text())["stages"][-1]["after"]
-        return {name: value for name, value in after.items() if name != "probes"}
+    with contextlib.suppress(*ODD):
+        summary = json.loads((folder / "summary.json").read_text(), parse_constant=str)  # JSON knows no NaN
+        return {name: value for name, value in summary["stages"][-1]["after"].items() if name != "probes"}
     return None
 
 

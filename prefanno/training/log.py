@@ -19,8 +19,9 @@ from pathlib import Path
 
 KEPT = 1000  # lines in memory, for new readers
 LONGEST = 1 << 14  # bytes of a line
-CHUNK = 1 << 20  # bytes read at once
-PIECE = re.compile(rb"[^\r\n]*[\r\n]|[^\r\n]+")
+CHUNK = 1 << 17  # bytes read at once: not more lines than that
+LATEST = 1 << 37  # seconds since the epoch that a time can be of
+PIECE = re.compile(rb"[^\r\n]{1,%d}[\r\n]?|[\r\n]" % LONGEST)
 CONTINUATION = range(0x80, 0xC0)  # bytes of a UTF-8 character behind its first
 # ECMA-48: CSI sequences, strings such as OSC up to their end, other escapes; then what is left of C0 and C1, but tabs.
 CONTROLS = re.compile(
@@ -58,10 +59,16 @@ class RunLog:
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - KEPT * LONGEST)
             file.seek(start)
-            start += _last_lines(file.read(), whole=start == 0)
-            file.seek(0)
-            self.count = sum(file.read(min(CHUNK, start - at)).count(b"\n") for at in range(0, start, CHUNK))
-            self._read = self._began = self.kept_to = start
+            offset = _last_lines(file.read(), whole=start == 0)
+            begins = self.count = file.seek(0)
+            for at in range(0, start, CHUNK):
+                piece = file.read(min(CHUNK, start - at))
+                self.count += piece.count(b"\n")
+                begins = at + place + 1 if (place := piece.rfind(b"\n")) >= 0 else begins
+            if offset is not None:  # else the last line began before
+                self.count += file.read(offset).count(b"\n")
+                begins = start + offset
+            self._read = self._began = self.kept_to = begins
 
     def poll(self, final: bool = False, until: int | None = None) -> list[Line]:
         """The lines completed in the next `CHUNK` bytes; with `final`, at the end of the file, also one without end.
@@ -92,8 +99,9 @@ class RunLog:
 
     def _next_chunk(self, size: int) -> bytes:
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
-            file.seek(self._read)
-            return file.read(size)
+            if self._read < file.seek(0, os.SEEK_END):  # an offset that a client made up may be beyond any file
+                file.seek(self._read)
+                return file.read(size)
         return b""
 
     def _read_times(self) -> None:
@@ -101,9 +109,10 @@ class RunLog:
             file.seek(self._times_read)
             for entry in file.read().splitlines(keepends=True):
                 if entry.endswith("\n"):
-                    offset, second = entry.split()
-                    self._times.append((int(offset), int(second)))
                     self._times_read += len(entry)
+                    with contextlib.suppress(ValueError):  # train.sh works beside this file and may write to it
+                        offset, second = entry.split()
+                        self._times.append((int(offset), min(max(int(second), 0), LATEST)))
 
     def _take(self, piece: bytes) -> Iterator[Line]:
         """The lines that end in this piece; it has one carriage return or newline at most, at its end."""
@@ -138,12 +147,12 @@ def _text(raw: bytes) -> str:
     return CONTROLS.sub("", raw.rstrip(b"\r\n").decode(errors="replace"))
 
 
-def _last_lines(tail: bytes, *, whole: bool) -> int:
-    """Where the last `KEPT` lines begin, or the first that is sure to be one where there are fewer."""
+def _last_lines(tail: bytes, *, whole: bool) -> int | None:
+    """Where the last `KEPT` lines begin, or the first of them where there are fewer; None where none does."""
     found = [place + 1 for place in islice(_newlines(tail), KEPT + 1)]
     if len(found) <= KEPT and whole:
         return 0
-    return found[-1] if found else 0
+    return found[-1] if found else None
 
 
 def _newlines(tail: bytes) -> Iterator[int]:

@@ -30,11 +30,13 @@ def alive(known: Identity, folder: Path) -> bool:
     try:
         if known["pid"] <= 0 or psutil.Process(known["pid"]).status() == psutil.STATUS_ZOMBIE:
             return False
-        now, works_in = identity(known["pid"]), psutil.Process(known["pid"]).cwd()
+        now, is_here = identity(known["pid"]), folder.samefile(psutil.Process(known["pid"]).cwd())
     except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone, or another user's
         return False
+    except FileNotFoundError:  # it works in a folder that is gone
+        return False
     same_start = abs(now["start_time"] - known["start_time"]) < 1.0  # the clock may have been set
-    return same_start and now["boot_id"] == known["boot_id"] and Path(works_in) == folder.resolve()
+    return same_start and now["boot_id"] == known["boot_id"] and is_here
 
 
 def terminate(known: Identity, folder: Path) -> None:

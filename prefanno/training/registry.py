@@ -5,17 +5,18 @@ It lies with the adapters, in `outputs/adapters.json`, since a database may be s
 """
 
 import json
-import shutil
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from prefanno import files
-from prefanno.errors import Conflict, InvalidInput, NotFound
+from prefanno.errors import Conflict, InvalidInput, NotFound, RegistryDamaged
 from prefanno.training import adapters
 from prefanno.training.adapters import Adapter
 
 FILE = "adapters.json"
+MOST = 100  # promotions of a character that can be taken back
 BASE = "base"  # in place of an adapter's name: the base model as it is
 
 
@@ -42,28 +43,31 @@ class Registry:
 
 
 def read(outputs: Path) -> Registry:
-    """What is said. Raises Conflict where the file is none that this could have written."""
+    """What is said. Raises RegistryDamaged where the file is none that this could have written."""
     try:
-        said = json.loads((outputs / FILE).read_text())
+        text = (outputs / FILE).read_text()
+        said = json.loads(text)
+        json.dumps(said, ensure_ascii=False).encode()  # it may say half a character, which no answer could hold
         notes = {str(name): str(text) for name, text in said["notes"].items()}
         return Registry([Promotion(**one) for one in said["promotions"]], notes)
     except FileNotFoundError:
         return Registry()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise Conflict(
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RegistryDamaged(
             f"{outputs / FILE} cannot be read ({error}); mend it, or move it away, and promote again",
             f"{FILE} 无法读取：请修复或移走该文件，再重新启用 adapter",
         ) from error
 
 
 def chosen(outputs: Path, character: str, base_model: str) -> Adapter | None:
-    """The adapter to load: the promoted one, else the newest; None is the base model as it is. Raises Conflict."""
+    """The adapter to load: the promoted one, else the newest; None: the base model alone. Raises RegistryDamaged."""
+    fitting = {one.name: one for one in adapters.fitting(outputs, character, base_model)}
     for name in reversed(read(outputs).of(character, base_model)):
         if name == BASE:
             return None
-        if found := adapters.named(outputs, character, base_model, name):
-            return found
-    return adapters.newest(outputs, character, base_model)
+        if name in fitting:
+            return fitting[name]
+    return max(fitting.values(), key=lambda one: one.number, default=None)
 
 
 def meant(outputs: Path, character: str, base_model: str, name: str | None) -> Adapter | None:
@@ -80,19 +84,24 @@ def meant(outputs: Path, character: str, base_model: str, name: str | None) -> A
 
 
 def promote(outputs: Path, character: str, base_model: str, name: str) -> None:
-    """Make this the one to load from now on. Raises InvalidInput or Conflict."""
-    meant(outputs, character, base_model, name)
-    promotion = Promotion(character, base_model, name)
+    """Make this the one to load from now on. Raises InvalidInput or RegistryDamaged."""
 
     def change(registry: Registry) -> None:
-        if registry.of(character, base_model)[-1:] != [name]:
-            registry.promotions.append(promotion)
+        meant(outputs, character, base_model, name)
+        given = registry.of(character, base_model)
+        if given[-1:] != [name]:
+            registry.promotions.append(Promotion(character, base_model, name))
+        if len(given) >= MOST:
+            registry.promotions.remove(Promotion(character, base_model, given[0]))
 
     _changed(outputs, change)
 
 
 def roll_back(outputs: Path, character: str, base_model: str) -> None:
-    """Take the last promotion back: the one before is in force again. Raises Conflict where there is none."""
+    """Take the last promotion back: the one before is in force again. Raises Conflict where there is none.
+
+    Also RegistryDamaged, as whatever changes the file.
+    """
 
     def change(registry: Registry) -> None:
         given = registry.of(character, base_model)
@@ -109,11 +118,10 @@ def roll_back(outputs: Path, character: str, base_model: str) -> None:
 
 
 def note(outputs: Path, name: str, text: str) -> None:
-    """Keep a note with the adapter, in place of the one before; an empty one is none. Raises NotFound or Conflict."""
-    if not any(one.name == name for one in adapters.every(outputs)):
-        raise _missing(name)
+    """Keep a note with the adapter, in place of the one before; an empty one is none. Raises NotFound."""
 
     def change(registry: Registry) -> None:
+        _found(outputs, name)
         registry.notes.pop(name, None)
         if text:
             registry.notes[name] = text
@@ -121,24 +129,32 @@ def note(outputs: Path, name: str, text: str) -> None:
     _changed(outputs, change)
 
 
-def delete(outputs: Path, name: str) -> None:
-    """Delete an adapter and what is said of it. Raises NotFound, and Conflict where it is promoted."""
-    found = next((one for one in adapters.every(outputs) if one.name == name), None)
-    if found is None:
-        raise _missing(name)
+def take_away(outputs: Path, name: str) -> Path:
+    """Take an adapter out of the list, with what is said of it; the folder that is left to be removed.
+
+    Raises NotFound, and Conflict where it is promoted.
+    """
+    away = outputs / f".deleted-{name}-{secrets.token_hex(4)}"
 
     def change(registry: Registry) -> None:
+        found = _found(outputs, name)
         if registry.of(found.character, found.base_model)[-1:] == [name]:
             raise Conflict(
                 f"{name} is promoted; promote another or roll back first", f"{name} 已启用，请先启用其他 adapter 或回退"
             )
         registry.promotions = [one for one in registry.promotions if one.adapter != name]
         registry.notes.pop(name, None)
+        found.folder.replace(away)  # it is there or not, whenever this is broken off
 
     _changed(outputs, change)
-    away = outputs / f".deleted-{name}"
-    found.folder.replace(away)  # it is there or not, whenever this is broken off
-    shutil.rmtree(away)
+    return away
+
+
+def _found(outputs: Path, name: str) -> Adapter:
+    found = next((one for one in adapters.every(outputs) if one.name == name), None)
+    if found is None:
+        raise _missing(name)
+    return found
 
 
 def _missing(name: str) -> NotFound:

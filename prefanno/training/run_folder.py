@@ -49,8 +49,8 @@ def prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest)
 
 
 def keeper(folder: Path) -> process.Identity | None:
-    """Who keeps the run; None where nobody can tell."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+    """Who keeps the run; None where run.json is not there, or names nobody. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         said = json.loads((folder / "run.json").read_text())
         return {"pid": int(said["pid"]), "start_time": float(said["start_time"]), "boot_id": str(said["boot_id"])}
     return None

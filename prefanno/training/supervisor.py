@@ -81,12 +81,15 @@ class Supervisor:
             self.last_run = await (runs.latest(session) if here is None else runs.latest_of(session, here))
         if self.last_run is not None:
             self.log = RunLog(self._folder(self.last_run.id))
-            await asyncio.to_thread(self.log.skip)  # a long log shall not keep the server from starting
+            try:
+                await asyncio.to_thread(self.log.skip)  # a long log shall not keep the server from starting
+            except OSError:
+                log.exception("the log of run %d cannot be read", self.last_run.id)
             if self.last_run.state == "running":
                 self.running = True
                 self._watch(self.last_run)
             else:
-                await self._publish_rest()
+                await self._show_last()
 
     async def start(self, config: RunConfig, folder: Path, manifest: Manifest) -> Run:
         """Start a run on a copy of the snapshot in `folder`. Raises TrainingRunning, SnapshotDamaged, StorageFull."""
@@ -98,6 +101,7 @@ class Supervisor:
                 run = await self._database.write(lambda session: _insert(session, config))
             except BaseException:
                 self.running = False
+                self._tell(Status(running=False))  # who came meanwhile was told that there is a run
                 raise
             self.last_run, self.log = run, RunLog(self._folder(run.id))
             try:
@@ -236,6 +240,13 @@ class Supervisor:
         await self._publish_lines(final=True)
         while not self.log.at_end:
             await self._publish_lines(final=True)
+
+    async def _show_last(self) -> None:
+        """The log of the last run, as far as it can be read: whatever is in it, the server starts."""
+        try:
+            await self._publish_rest()
+        except OSError:
+            log.exception("the log of the last run cannot be read")
 
     def _tell(self, news: News) -> None:
         for follower in list(self._followers):

@@ -18,13 +18,11 @@ from prefanno.web.schemas import CharacterSchema
 from prefanno.web.training_schemas import AdapterSchema, NoteSchema, PromoteSchema
 
 
-@endpoint("Adapters", query=CharacterSchema, answer=training_answers.Adapters, failures=(409, 503), keyed=False)
+@endpoint("Adapters", query=CharacterSchema, answer=training_answers.Adapters, failures=(503,), keyed=False)
 async def show(request: web.Request, query: dict[str, Any]) -> web.Response:
     """The character's, the newest first: where each comes from, what it measured, and which a load takes by itself."""
-    outputs, slug, base_model = await _where(request, query["character"])
-    said, found, chosen = await asyncio.to_thread(_found, outputs, slug, base_model)
-    items = [_view(one, said, chosen) for one in found]
-    return done("adapter 列表", {"character": slug, "adapter": chosen.name if chosen else None, "items": items})
+    where = await _where(request, query["character"])
+    return done("adapter 列表", await asyncio.to_thread(_listed, *where))
 
 
 @endpoint(
@@ -80,10 +78,11 @@ async def _in_force(where: tuple[Path, str, str]) -> dict[str, Any]:
     return {"character": where[1], "adapter": chosen.name if chosen else None}
 
 
-def _found(outputs: Path, slug: str, base_model: str) -> tuple[Registry, list[Adapter], Adapter | None]:
+def _listed(outputs: Path, slug: str, base_model: str) -> dict[str, Any]:
     mine = [one for one in adapters.every(outputs) if one.character == slug]
-    newest_first = sorted(mine, key=lambda one: one.number, reverse=True)
-    return registry.read(outputs), newest_first, registry.chosen(outputs, slug, base_model)
+    said, chosen = registry.read(outputs), registry.chosen(outputs, slug, base_model)
+    items = [_view(one, said, chosen) for one in sorted(mine, key=lambda one: one.number, reverse=True)]
+    return {"character": slug, "adapter": chosen.name if chosen else None, "items": items}
 
 
 def _view(one: Adapter, said: Registry, chosen: Adapter | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Fields that are not here are ignored: other programs send many that are meant fo
 from collections.abc import Mapping
 from typing import Any
 
-from marshmallow import EXCLUDE, ValidationError, fields, pre_load, validate
+from marshmallow import EXCLUDE, ValidationError, fields, post_load, pre_load, validate
 
 from prefanno.web.answers import Answer
 from prefanno.web.fields import REQUIRED, Number, StrictSchema, Text, Truth, Whole, at_most, between, one_of
@@ -25,8 +25,16 @@ class LenientSchema(StrictSchema):
         unknown = EXCLUDE
 
 
-class Content(Text):
-    """A text, or the parts of one."""
+class Anything(Text):
+    """A string, also a blank one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        blank = isinstance(value, str) and not value.strip()
+        return value if blank else super()._deserialize(value, attr, data, **kwargs)
+
+
+class Content(Anything):
+    """A text, or the parts of one; null is none."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if isinstance(value, list):
@@ -42,19 +50,19 @@ class ChatMessageSchema(LenientSchema):
     """One message."""
 
     role = Text(required=True, validate=one_of("system", "developer", "user", "assistant"))
-    content = Content(required=True)
+    content = Content(required=True, allow_none=True)
 
 
 class StreamOptionsSchema(LenientSchema):
     """What a stream tells beside the text."""
 
-    include_usage = Truth(load_default=False)
+    include_usage = Truth(load_default=False, allow_none=True)
 
 
 class CompletionSchema(LenientSchema):
     """`POST /v1/chat/completions`; what is left out is as the model was loaded. `model` may be any: one is loaded."""
 
-    model = Text(**OPTIONAL, validate=at_most(200))
+    model = Anything(**OPTIONAL)
     messages = fields.List(
         fields.Nested(ChatMessageSchema, error_messages=REQUIRED),
         required=True,
@@ -69,10 +77,10 @@ class CompletionSchema(LenientSchema):
     n = Whole(load_default=1, allow_none=False, validate=between(1, 10))
     seed = Whole(**OPTIONAL, validate=between(0, MAX_SEED))
     stop = fields.List(
-        Text(validate=at_most(200)),
+        Anything(validate=at_most(200)),
         load_default=list,
         allow_none=False,
-        validate=validate.Length(min=1, max=4, error="必须有 {min} 到 {max} 个"),
+        validate=validate.Length(max=4, error="最多 {max} 个"),
         error_messages=LIST,
     )
     stream = Truth(load_default=False)
@@ -89,6 +97,11 @@ class CompletionSchema(LenientSchema):
         if isinstance(given.get("stop"), str):
             given["stop"] = [given["stop"]]
         return given
+
+    @post_load
+    def stops_that_stop(self, data: dict[str, Any], **_kwargs: Any) -> dict[str, Any]:
+        """An empty stop would be found everywhere: it is none."""
+        return data | {"stop": [stop for stop in data["stop"] if stop]}
 
 
 class ReplyMessage(Answer):

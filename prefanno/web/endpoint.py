@@ -90,3 +90,8 @@ def done(message: str, data: object = None) -> web.Response:
     """The envelope of a command that succeeded; `data` is absent where there is none."""
     content: dict[str, object] = {"status": "success", "message": message}
     return reply(content if data is None else content | {"data": data})
+
+
+def as_openai(detail: str, *, client: bool) -> dict[str, str]:
+    """An error as OpenAI's clients know it; `client`: by its fault."""
+    return {"message": detail, "type": "invalid_request_error" if client else "server_error"}

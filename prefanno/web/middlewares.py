@@ -10,14 +10,14 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from prefanno import errors
 from prefanno.settings import MAX_PORT, Settings
-from prefanno.web.endpoint import reply
+from prefanno.web.endpoint import as_openai, reply
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,16 @@ async def one_error_shape(request: web.Request, handler: Handler) -> web.StreamR
         if not isinstance(error, web.HTTPError):
             raise
         allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return reply({"detail": TEXTS.get(error.status, f"请求失败（{error.status}）")}, error.status, allow)
+        return _refusal(
+            request, {"detail": TEXTS.get(error.status, f"请求失败（{error.status}）")}, error.status, allow
+        )
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return _failure(request, errors.StorageFull())
         incident = secrets.token_hex(4)
         log.exception("incident %s in %s %s", incident, request.method, request.path)
         detail = f"服务器内部错误，请查看日志中的事件 {incident}"
-        return reply({"detail": detail, "incident": incident}, 500)
+        return _refusal(request, {"detail": detail, "incident": incident}, 500)
 
 
 def walls(settings: Settings) -> Middleware:
@@ -115,10 +117,16 @@ def _failure(request: web.Request, error: errors.PrefannoError) -> web.Response:
     content: dict[str, object] = {"detail": error.detail}
     if isinstance(error, errors.InvalidInput):
         content["errors"] = error.fields
-    if request.path.startswith("/v1/"):  # OpenAI's clients show this one
-        kind = "invalid_request_error" if status < SERVER_FAULT else "server_error"
-        content["error"] = {"message": error.detail, "type": kind}
     if status >= SERVER_FAULT:
         log.log(logging.INFO if isinstance(error, errors.ClientGone) else logging.WARNING, "%s", error)
     wait = {"Retry-After": str(math.ceil(error.retry_after_s))} if isinstance(error, errors.QueueFull) else None
-    return reply(content, status, wait)
+    return _refusal(request, content, status, wait)
+
+
+def _refusal(
+    request: web.Request, content: dict[str, object], status: int, headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """In the one shape; under /v1 OpenAI's is beside it."""
+    if request.path.startswith("/v1/"):
+        content["error"] = as_openai(str(content["detail"]), client=status < SERVER_FAULT)
+    return reply(content, status, headers)

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 10_000  # messages that wait for a slow client before it is cut off; it may connect again
 HEARTBEAT_S = 30.0
 AT_ONCE = 500  # lines in a message about what came since
+LARGEST = 1 << 20  # characters in the history that a client gets who does not say where it stands
+STALLED_S = 30.0  # after which a client that does not read what it asked for is cut off
 HEARTBEAT = dumps({"type": "heartbeat"})
 
 
@@ -60,7 +62,9 @@ async def logs(request: web.Request) -> web.WebSocketResponse:
     sockets[socket] = handler
     client = _Client(request.app[LOOP].training, handler, **query)
     try:
-        with contextlib.suppress(ConnectionError):  # it left while it was told what it lacked
+        with contextlib.suppress(
+            ConnectionError, TimeoutError
+        ):  # it left, or stalled, while it was told what it lacked
             await _serve(socket, client, request.app[LOOP].settings.runs)
     except Exception:
         log.exception("a bug in %s", request.path)
@@ -89,7 +93,8 @@ class _Client:
         if self._run in (None, current.id):
             self._has = self._after
             return [(current.id, self._after, self.training.log.kept_to)]
-        return [(self._run, self._after, None), (current.id, 0, self.training.log.kept_to)]
+        between = [(run, 0, None) for run in range(self._run + 1, current.id)]
+        return [(self._run, self._after, None), *between, (current.id, 0, self.training.log.kept_to)]
 
     def tell(self, item: News) -> None:
         """Put it among the news; a client that cannot keep up is cut off, so that it costs the others nothing."""
@@ -110,9 +115,10 @@ async def _serve(socket: web.WebSocketResponse, client: _Client, runs: Path) -> 
     if client.resumes:
         for run, after, until in lacks:
             async for found in _read(runs / str(run), after, until):
-                await socket.send_str(_history(run, found))
+                async with asyncio.timeout(STALLED_S):
+                    await socket.send_str(_history(run, found))
     else:
-        await socket.send_str(_history(_id(current), lines))
+        await socket.send_str(_history(_id(current), _newest(lines)))
     await socket.send_str(_text(Status(running), None))
     sender = asyncio.create_task(_send(socket, client.news))
     try:
@@ -152,6 +158,16 @@ async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[str]) -> None
 async def _folder(request: web.Request, run: int) -> Path:
     loop = request.app[LOOP]
     return await folder_of(loop.settings, loop.database, run)
+
+
+def _newest(lines: Sequence[Line]) -> Sequence[Line]:
+    """As many as one message can hold: clients refuse frames of several megabytes."""
+    size = 0
+    for place in range(len(lines), 0, -1):
+        size += len(lines[place - 1].message)
+        if size > LARGEST:
+            return lines[place:]
+    return lines
 
 
 def _id(run: Run | None) -> int | None:

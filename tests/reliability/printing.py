@@ -18,6 +18,11 @@ def _carriage_returns() -> Iterator[bytes]:
     yield b"\n"
 
 
+def _newlines() -> Iterator[bytes]:
+    for _ in range(10):
+        yield b"\n" * MEGABYTE
+
+
 def _no_text() -> Iterator[bytes]:
     dice = random.Random(0)
     for _ in range(10):
@@ -38,6 +43,7 @@ def _gigabyte() -> Iterator[bytes]:
 KINDS: Mapping[str, Callable[[], Iterator[bytes]]] = {
     "10 MB without a newline": _without_newlines,
     "a million carriage returns": _carriage_returns,
+    "10 MB of newlines": _newlines,
     "10 MB that are no UTF-8": _no_text,
     "colours": _colours,
     "1 GB": _gigabyte,

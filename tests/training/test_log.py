@@ -24,7 +24,15 @@ def _messages(lines: list[Line]) -> list[str]:
 
 def _read(folder: Path) -> list[Line]:
     """What a new reader finds in a log that is over."""
-    return RunLog(folder).poll(final=True)
+    return _rest(RunLog(folder), final=True)
+
+
+def _rest(reader: RunLog, *, final: bool = False) -> list[Line]:
+    """What the reader has not read yet."""
+    lines = reader.poll(final)
+    while not reader.at_end:
+        lines += reader.poll(final)
+    return lines
 
 
 def test_lines_come_as_they_are_completed(tmp_path: Path) -> None:
@@ -136,8 +144,8 @@ def test_reading_again_gives_the_same_lines(tmp_path: Path, step: int) -> None:
     follower, followed = RunLog(tmp_path), []
     for start in range(0, len(printed), step):
         _write(tmp_path, printed[start : start + step])
-        followed += follower.poll()
-    followed += follower.poll(final=True)
+        followed += _rest(follower)
+    followed += _rest(follower, final=True)
     assert _read(tmp_path) == followed
 
 
@@ -194,14 +202,41 @@ def test_of_a_log_that_is_taken_up_the_last_lines_are_read(tmp_path: Path, line:
 
 @pytest.mark.parametrize("printed", [b"", b"no end", b"one\ntwo", b"x" * 20_000_000])
 def test_a_log_without_many_lines_can_be_taken_up(tmp_path: Path, printed: bytes) -> None:
-    """A log with few lines is read from its start; one without any, from where it fits into the memory."""
+    """A log with few lines is read from its start, and so is one without any."""
     assert RunLog(tmp_path).skip() is None  # type: ignore[func-returns-value]
     _write(tmp_path, printed)
-    reader, found = RunLog(tmp_path), []
+    reader = RunLog(tmp_path)
     reader.skip()
+    found = _messages(_rest(reader, final=True))
+    assert "\n".join(found) == printed.decode() or "".join(found) == printed.decode()
+
+
+def test_a_log_that_is_taken_up_begins_with_a_line(tmp_path: Path) -> None:
+    """Where the last line is longer than all that is kept of a log, it is read from where it began."""
+    _write(tmp_path, b"one\ntwo\n" + b"".join(b"\r%d of 9999999" % number for number in range(1_200_000)))
+    assert (tmp_path / "train.log").stat().st_size > log.KEPT * log.LONGEST
+    reader = RunLog(tmp_path)
+    reader.skip()
+    assert (reader.kept_to, reader.count) == (8, 2)
     while not reader.at_end:
-        found += reader.poll(final=True)
-    assert "\n".join(_messages(found)) == printed.decode() or sum(map(len, _messages(found))) == log.KEPT * log.LONGEST
+        assert reader.poll() == []
+    assert reader.progress == "1199999 of 9999999"
+
+
+def test_times_that_are_none_are_passed_over(tmp_path: Path) -> None:
+    """What somebody else wrote among the times costs the lines nothing."""
+    _write(tmp_path, b"one\ntwo\n")
+    (tmp_path / "train.times").write_text("junk\n0 1700000000\n1 2 3\n4 999999999999999\n6 -5\n")
+    lines = _read(tmp_path)
+    assert _messages(lines) == ["one", "two"]
+    assert datetime.fromisoformat(lines[0].time).timestamp() == 1_700_000_000
+
+
+def test_an_offset_beyond_any_file_reads_nothing(tmp_path: Path) -> None:
+    """Whatever offset a client made up, there is nothing behind the end."""
+    _write(tmp_path, b"one\n")
+    reader = RunLog(tmp_path, 10**18 - 1)
+    assert reader.poll(final=True) == [] and reader.at_end
 
 
 def test_a_part_of_a_log_is_read(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from prefanno.errors import Conflict, InvalidInput, NotFound
-from prefanno.training import registry
+from prefanno.errors import Conflict, InvalidInput, NotFound, RegistryDamaged
+from prefanno.training import adapters, registry
 from prefanno.training.registry import BASE
 from tests.training.test_adapters import _publish, home
 
@@ -80,15 +80,16 @@ def test_a_deleted_adapter_leaves_nothing(outputs: Path) -> None:
     registry.promote(outputs, *LI, "li-sft-1")
     registry.note(outputs, "li-sft-1", "old")
     with pytest.raises(Conflict, match="li-sft-1 is promoted"):
-        registry.delete(outputs, "li-sft-1")
+        registry.take_away(outputs, "li-sft-1")
     registry.promote(outputs, *LI, "li-simpo-2")
-    registry.delete(outputs, "li-sft-1")
+    gone = registry.take_away(outputs, "li-sft-1")
+    assert (gone / adapters.CARD).is_file()
     with pytest.raises(NotFound):
-        registry.delete(outputs, "li-sft-1")
+        registry.take_away(outputs, "li-sft-1")
     registry.roll_back(outputs, *LI)
     assert _chosen(outputs) == "li-dpo-3"
     assert registry.read(outputs).notes == {}
-    assert not [one for one in outputs.iterdir() if "li-sft-1" in one.name]
+    assert [one.name for one in adapters.every(outputs) if one.character == "li" and one.method == "sft"] == []
 
 
 def test_a_note_stays_until_the_next(outputs: Path) -> None:
@@ -102,7 +103,11 @@ def test_a_note_stays_until_the_next(outputs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"promotions": [{"adapter": "x"}], "notes": {}}', '{"notes": 1}', "\xff"]
+    "text",
+    [
+        *("", "[]", "{}", '{"promotions": [{"adapter": "x"}], "notes": {}}', '{"notes": 1}', "\xff", "[" * 100_000),
+        '{"promotions": [], "notes": {"li-sft-1": "\\ud800"}}',
+    ],
 )
 def test_a_file_that_is_none_is_refused_and_left(outputs: Path, text: str) -> None:
     """A file that somebody broke is named and not written over: what it said may be mended."""
@@ -113,6 +118,14 @@ def test_a_file_that_is_none_is_refused_and_left(outputs: Path, text: str) -> No
         lambda: registry.note(outputs, "li-sft-1", "x"),
     ]
     for act in acts:
-        with pytest.raises(Conflict, match=r"adapters\.json"):
+        with pytest.raises(RegistryDamaged, match=r"adapters\.json"):
             act()
     assert (outputs / registry.FILE).read_text("latin-1") == text
+
+
+def test_promotions_that_can_be_taken_back_have_an_end(outputs: Path) -> None:
+    """Of many promotions the last hundred are kept; what is in force is not changed by that."""
+    for number in range(registry.MOST + 20):
+        registry.promote(outputs, *LI, ("li-sft-1", "li-simpo-2")[number % 2])
+    assert len(registry.read(outputs).promotions) == registry.MOST
+    assert _chosen(outputs) == "li-simpo-2"

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -462,7 +463,7 @@ async def test_a_run_whose_keeper_was_killed_has_failed(settings: Settings, data
         assert (training.last_run.reason or "").startswith("the run's keeper was killed or could not start")
 
 
-@pytest.mark.parametrize("pid", ["stranger", 0, 1, -1, "text", None])
+@pytest.mark.parametrize("pid", ["stranger", 0, 1, -1, "text", None, float("inf")])
 async def test_a_forged_run_json_signals_nobody(
     settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, pid: object
 ) -> None:
@@ -487,6 +488,45 @@ async def test_a_forged_run_json_signals_nobody(
     await stranger.wait()
     process.terminate(real, file.parent)  # the control: the keeper itself does
     await _until(lambda: not process.alive(real, file.parent))
+
+
+async def test_a_run_json_that_cannot_be_read_for_a_moment_is_read_again(
+    settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many open files at the moment a run is taken up do not end it: its keeper is asked for again."""
+    monkeypatch.setattr(supervisor, "AGAIN_S", 0.05)
+    async with _supervising(settings, database, PATIENT) as training:
+        run = await training.start(_config(), *NOTHING)
+        file = settings.runs / str(run.id) / "run.json"
+        await _until(file.exists)
+    read, faults = Path.read_text, iter([OSError(errno.EMFILE, "Too many open files")] * 3)
+
+    def failing(path: Path, *arguments: Any, **named: Any) -> str:
+        if path == file and (fault := next(faults, None)) is not None:
+            raise fault
+        return read(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", failing)
+    async with _supervising(settings, database) as training:
+        await asyncio.sleep(0.3)
+        assert training.running and next(faults, None) is None
+        (file.parent / "go").touch()
+        await training.wait()
+        assert training.last_run is not None and training.last_run.state == "succeeded"
+
+
+async def test_a_log_that_is_no_file_does_not_keep_the_server_from_starting(
+    settings: Settings, database: Database
+) -> None:
+    """Whatever became of the last run's log, the next server has the run."""
+    async with _supervising(settings, database, GOOD) as training:
+        run = await _run(training)
+    log = settings.runs / str(run.id) / "train.log"
+    log.unlink()
+    log.mkdir()
+    async with _supervising(settings, database) as training:
+        assert training.last_run is not None and training.last_run.id == run.id
+        assert not training.log.lines
 
 
 async def test_a_run_json_that_is_forged_later_changes_nothing(settings: Settings, database: Database) -> None:

@@ -1,5 +1,6 @@
 """Adapters over HTTP: what there is, which one a load takes, promotion, roll-back, notes, the end of one."""
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,10 +128,29 @@ async def test_nothing_is_deleted_while_a_run_may_read_it(make_trainer: MakeTrai
     assert (client.app[LOOP].settings.outputs / "li-simpo-7").is_dir()
 
 
-async def test_a_broken_file_is_a_conflict_and_not_a_bug(client: Client, tiny_adapter: Path) -> None:
+async def test_two_deletes_at_once_are_one(client: Client, tiny_adapter: Path) -> None:
+    """Of a delete that is sent twice one does it, and the other finds nothing; no other adapter is touched."""
+    for number in (1, 2):
+        _made(client, number, tiny_adapter)
+    twice = [client.post(f"{ADAPTERS}/delete", json={"adapter": "li-simpo-1"}) for _ in range(4)]
+    assert sorted([answer.status for answer in await asyncio.gather(*twice)]) == [200, 404, 404, 404]
+    assert [one.name for one in client.app[LOOP].settings.outputs.iterdir() if one.is_dir()] == ["li-simpo-2"]
+
+
+@pytest.mark.parametrize("card", ['{"base_model": "x", "run": 1e999}', "[" * 100_000, '{"run": 1}', "[]"])
+async def test_a_folder_with_an_odd_card_is_passed_over(client: Client, tiny_adapter: Path, card: str) -> None:
+    """A folder that somebody copied here, with a card of their own, keeps nothing from being listed and loaded."""
+    _made(client, 1, tiny_adapter)
+    odd = shutil.copytree(tiny_adapter, client.app[LOOP].settings.outputs / "li-simpo-9")
+    (odd / adapters.CARD).write_text(card)
+    assert [one["name"] for one in (await _listed(client))["items"]] == ["li-simpo-1"]
+    assert await _load(client) == "li-simpo-1"
+
+
+async def test_a_broken_file_is_said_and_is_no_bug(client: Client, tiny_adapter: Path) -> None:
     """Where adapters.json cannot be read, load, list and promote say so and how to mend it; a named load works."""
     name = _made(client, 1, tiny_adapter)
     (client.app[LOOP].settings.outputs / "adapters.json").write_text("{")
     for answer in (await client.get(ADAPTERS), await client.post(LOAD, json={})):
-        assert "adapters.json" in (await refused(answer, 409))["detail"]
+        assert "adapters.json" in (await refused(answer, 503))["detail"]
     assert await _load(client, adapter=name) == name

@@ -7,7 +7,10 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError
 
+from prefanno.generation.config import Delta, GenerationConfig, Reply, Request
+from prefanno.generation.job import Job
 from prefanno.web import completion_schemas as schemas
+from prefanno.web.completions import _Said, _Shape
 from tests.conftest import Client
 from tests.web.conftest import accepted, faults, refused, shared
 
@@ -15,6 +18,7 @@ pytestmark = pytest.mark.sqlite_only  # no database is asked
 
 CHAT, MODELS, LOAD = "/v1/chat/completions", "/v1/models", "/api/model/load"
 HELLO: list[Any] = [{"role": "user", "content": "你好"}]
+CONFIG = GenerationConfig("You are Li.")
 SHORT = {"max_new_tokens": 64, "num_responses": 2}
 
 
@@ -111,7 +115,8 @@ async def test_a_stop_ends_the_text(loaded: Client) -> None:
         ({"messages": None}, "messages"),
         ({"messages": [{"role": "assistant", "content": "Hm."}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "Hm."}]}, "messages.0.role"),
-        ({"messages": [{"role": "user", "content": ""}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": ""}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "\0"}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
         ({"temperature": 2.1}, "temperature"),
@@ -136,6 +141,77 @@ async def test_fields_of_other_servers_and_null_are_no_harm(loaded: Client) -> N
     others = {"frequency_penalty": 0.5, "logit_bias": {}, "min_p": 0.1, "user": "me", "temperature": None, "stop": None}
     named = [{"role": "user", "content": "你好", "name": "guest"}]
     assert (await _chat(loaded, **others, messages=named))["choices"] == plain["choices"]
+
+
+async def test_a_client_that_leaves_at_once_ends_its_job() -> None:
+    """Nobody's text is written on: a client that goes before its first word takes its job with it."""
+    job = Job(Request("Hi.", [], 1, CONFIG))
+    chunks = _Shape(job, "li", []).chunks(include_usage=False)
+    await anext(chunks)
+    assert not job.cancelled
+    await chunks.aclose()
+    assert job.cancelled
+
+
+def _reply(content: str, thinking: str | None = None, reason: str = "stop") -> Reply:
+    return Reply(thinking, content, reason, 3, 1, None)
+
+
+def _told(said: _Said, *events: Delta | Reply, last: Reply) -> tuple[str, str]:
+    """The thought and the text that the client has in the end."""
+    pieces: list[dict[str, str]] = []
+    for event in events:
+        if isinstance(event, Delta):
+            pieces.append(said.take(event))
+        else:
+            said.finish(event)
+    pieces.append(said.rest(last))
+    thought, content = ("".join(piece.get(name, "") for piece in pieces) for name in ("reasoning_content", "content"))
+    return thought, content
+
+
+@pytest.mark.parametrize(
+    ("events", "last", "expected"),
+    [
+        ([Delta(1, "hm", "Hel"), Delta(1, "", "lo")], _reply("Hello", "hm"), ("hm", "Hello")),
+        ([], _reply("Hello", "hm"), ("hm", "Hello")),
+        ([Delta(1, "hm", "Hello w")], _reply("Hello w", "hm"), ("hm", "Hello w")),  # what may become the stop
+        ([Delta(1, "", "Hello world, dear")], _reply("Hello world, dear"), ("", "")),  # the stop itself
+        ([Delta(1, "hm", "One"), _reply("One"), Delta(1, "so", "Two", replaces=True)], _reply("Two"), ("hm", "One")),
+        ([Delta(1, "hm", ""), _reply("……"), Delta(1, "so", "Two", replaces=True)], _reply("Two", "so"), ("hm", "Two")),
+        ([Delta(1, "", "One"), Delta(1, "", "One two", replaces=True)], _reply("One two"), ("", "One two")),
+        ([Delta(1, "", "A thought?"), Delta(1, "A thought?", "Yes.", replaces=True)], _reply("Yes."), None),
+    ],
+)
+def test_what_was_shown_is_not_said_twice(
+    events: list[Delta | Reply], last: Reply, expected: tuple[str, str] | None
+) -> None:
+    """However a candidate comes, drawn again or not, its client has one thought and one text, up to the stop."""
+    told = _told(_Said(["Hello world"], thinks=True), *events, last=last)
+    assert told == (expected or ("A thought?", "A thought?"))
+
+
+def test_of_a_candidate_that_is_drawn_again_the_first_end_counts() -> None:
+    """Where the shown text ran into the limit, that is its end, whatever became of the next draw."""
+    said = _Said([], thinks=False)
+    _told(said, Delta(1, "", "One"), _reply("One", reason="length"), last=_reply("Two", reason="stop"))
+    assert said.finish_reason == "length"
+
+
+@shared
+async def test_what_programs_send_is_taken(loaded: Client) -> None:
+    """A newline as a stop, turns that say nothing, an empty name of a model: none of it is refused."""
+    turns = [{"role": "assistant", "content": None}, {"role": "assistant", "content": ""}, *HELLO]
+    answer = await _chat(loaded, messages=turns, stop=["\n", ""], model="", stream_options={"include_usage": None})
+    assert "\n" not in answer["choices"][0]["message"]["content"]
+    assert (await _chat(loaded, stop=[]))["choices"] == (await _chat(loaded))["choices"]
+
+
+@shared
+async def test_what_is_not_there_is_refused_in_both_shapes(loaded: Client) -> None:
+    """Also what no handler refuses has OpenAI's error beside ours."""
+    body = await refused(await loaded.get("/v1/nothing"), 404)
+    assert body["error"] == {"message": body["detail"], "type": "invalid_request_error"}
 
 
 async def test_without_a_model_it_says_so(client: Client) -> None:

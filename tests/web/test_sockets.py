@@ -208,20 +208,30 @@ async def test_who_connects_again_gets_what_came_since(make_trainer: MakeTrainer
 
 
 async def test_who_missed_the_end_of_a_run_gets_it_and_the_next(make_trainer: MakeTrainer) -> None:
-    """A client that has a part of an older run gets its rest, then the current run from its start, with their runs."""
+    """A client that has a part of an older run gets its rest, then all runs since, from their start, with their ids."""
     client = await make_trainer("seq 3")
-    for _ in range(2):
+    for _ in range(3):
         await client.post(START)
         await client.app[LOOP].training.wait()
     socket, found, running = await _resume(client, 1, 2)
     assert [(line["run"], line["message"]) for line in found] == [
         *((1, "2"), (1, "3")),
-        *((2, "1"), (2, "2"), (2, "3")),
+        *((run, number) for run in (2, 3) for number in ("1", "2", "3")),
     ]
     assert not running
     await client.post(START)
     assert await _next(socket) == RUNNING
     assert await _rest(socket) == _numbers(1, 3)
+
+
+async def test_the_history_fits_one_message(make_trainer: MakeTrainer) -> None:
+    """Of long lines the history has fewer: clients refuse messages of many megabytes."""
+    client = await make_trainer("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last")
+    await client.post(START)
+    await client.app[LOOP].training.wait()
+    _, history, _ = await _connect(client)
+    assert history[-1] == "last"
+    assert 900_000 < sum(map(len, history)) <= training_logs.LARGEST
 
 
 async def test_an_offset_beyond_the_file_is_no_harm(make_trainer: MakeTrainer) -> None:

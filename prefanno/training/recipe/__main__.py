@@ -90,11 +90,11 @@ def _held_out(checked: Sequence[Checked], config: RunConfig) -> frozenset[str]:
 def _stage(
     number: int, model: Any, tokenizer: Any, examples: tuple[list[Example], list[Example]], config: RunConfig
 ) -> dict[str, Any]:
-    """Train one stage on the first of the examples; what came of it, by the measures at its first and its last step."""
+    """Train one stage on the first of the examples; what came of it, measured at its start and at the kept step."""
     from transformers import PrinterCallback
 
     from prefanno.training.recipe.evaluation import Evaluator
-    from prefanno.training.recipe.progress import Progress
+    from prefanno.training.recipe.progress import Progress, storable
     from prefanno.training.recipe.trainers import trainer
 
     stage = config.stages[number - 1]
@@ -110,15 +110,17 @@ def _stage(
     scorer.remove()
     if "ref" in model.peft_config:  # TRL's copy of the adapter, which was the stage's reference
         model.delete_adapter("ref")
+    kept = progress.kept if progress.stopped else made.state.global_step
+    after = next((one for one in progress.evaluations if one.step == kept), progress.evaluations[-1])
     return {
         "method": stage["method"],
         "examples": len(learnt),
         "held_out": len(kept_back),
         "steps": made.state.global_step,
-        "kept_step": progress.kept if progress.stopped else made.state.global_step,
+        "kept_step": kept,
         "guard": progress.stopped.text if progress.stopped else None,
-        "before": asdict(progress.evaluations[0]),
-        "after": asdict(progress.evaluations[-1]),
+        "before": storable(asdict(progress.evaluations[0])),
+        "after": storable(asdict(after)),
     }
 
 

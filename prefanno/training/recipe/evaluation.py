@@ -17,7 +17,7 @@ from prefanno.training.recipe.trainers import scored
 PROBES = 4
 PROBE_TOKENS = 48
 SAMPLING = {"temperature": 0.85, "top_p": 0.9, "top_k": 50, "repetition_penalty": 1.15}  # as candidates are by default
-ROWS, LEAST = 8, 3  # of the training rows, where fewer than so many are held out: one reply is no measure
+ROWS, LEAST = 8, 3  # of the training rows, where fewer chosen replies than so many are held out: one is no measure
 
 
 class Evaluator:
@@ -25,10 +25,13 @@ class Evaluator:
 
     def __init__(self, trainer: Any, train: Sequence[Example], held_out: Sequence[Example], seed: int) -> None:
         self._trainer = trainer
-        enough = len(held_out) >= LEAST
+        enough = sum(example.chosen is not None for example in held_out) >= LEAST
         self._on, self._seed = "held_out" if enough else "train", seed
         dice = random.Random(seed)  # noqa: S311 - a choice of rows, no secret
         self._rows = list(held_out) if enough else dice.sample(list(train), min(ROWS, len(train)))
+        good = [example for example in train if example.chosen]
+        if good and not any(example.chosen for example in self._rows):
+            self._rows[0] = dice.choice(good)
         chosen = [len(example.chosen.ids) for example in train if example.chosen]
         as_probes = [length(min(tokens, PROBE_TOKENS), ended=tokens <= PROBE_TOKENS) for tokens in chosen]
         self.usual_length = fmean(as_probes) if as_probes else 0.0

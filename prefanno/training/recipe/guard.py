@@ -13,10 +13,10 @@ from statistics import fmean
 
 IDEOGRAPH = r"[\u3040-\u30ff\u3400-\u9fff]"  # a word by itself: Chinese and Japanese have no spaces
 WORD = re.compile(rf"{IDEOGRAPH}|(?:(?!{IDEOGRAPH})\w)+(?:'\w+)*")
-# Nats for each token that the chosen replies may lose from their best: to warn, to stop. Those of rows that are held
-# out fall when the others are learnt by heart, and do not rise again, so that two warnings in a row stop, too; of those
-# learnt from, in a collapse alone.
-FALLEN = {"held_out": (0.03, 0.06), "train": (0.1, 0.25)}
+FALLEN = (0.1, 0.25)  # nats for each token that the chosen replies may lose from their best: to warn, to stop
+# The same of rows that are held out: they fall when the others are learnt by heart, and do not rise again, so that two
+# warnings in a row stop, too.
+OVERFITTED = (0.03, 0.06)
 UNLIKELY = (2.0, 3.0)  # nats for each token that the probes' replies may lose in the base model's eyes
 REPEATED = (0.1, 0.25)  # more of the probes' 4-grams that repeat
 LONGER = (3.0, 6.0)  # times the probes' replies may be longer, or shorter, than before and than the chosen ones
@@ -56,7 +56,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Alarm:
-    """What is wrong; `stops` where it ends the run."""
+    """What is wrong; `stops` where it ends the run, "overfits" only where an earlier step is worth keeping."""
 
     code: str
     stops: bool
@@ -71,15 +71,12 @@ def alarms(evaluations: Sequence[Evaluation], usual: float) -> Iterator[Alarm]:
     *_, now = evaluations
     likely = [one.chosen_logp for one in evaluations if one.chosen_logp is not None]
     if likely:
-        warn, stop = FALLEN[now.on]
-        if now.on == "held_out" and _fall(likely[:-1]) > warn:
-            stop = warn
-        yield from _over(
-            "chosen_falls",
-            _fall(likely),
-            (warn, stop),
-            f"the chosen replies have become less likely: {_best(likely):.2f} → {likely[-1]:.2f} nats a token",
-        )
+        text = f"the chosen replies have become less likely: {_best(likely):.2f} → {likely[-1]:.2f} nats a token"
+        yield from _over("chosen_falls", _fall(likely), FALLEN, text)
+        if now.on == "held_out":
+            warn, stop = OVERFITTED
+            again = _fall(likely[:-1]) > warn
+            yield from _over("overfits", _fall(likely), (warn, warn if again else stop), f"held-out rows: {text}")
     if now.probes:
         yield from _of_replies(evaluations[0].probes, now.probes, usual)
 

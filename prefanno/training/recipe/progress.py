@@ -82,7 +82,7 @@ class Progress(TrainerCallback):
             **self._scorer.metrics(),
         }
         values |= self._pace(now) | {"seconds_left": round(left, 1), "memory_mb": memory_mb()}
-        record("step", self._about | _storable(values))
+        record("step", self._about | storable(values))
         shown = " · ".join(f"{name} {values[name]:.3g}" for name in SHOWN if isinstance(values.get(name), int | float))
         say(f"{self._about['method']} step {state.global_step}/{state.max_steps} · {shown} · {left:.0f} s left")
         if alarm := guard.not_a_number(state.global_step, values["loss"]):  # also without the guard: all is lost
@@ -92,7 +92,8 @@ class Progress(TrainerCallback):
         """Measure where it is time to."""
         del args
         interval = max(APART, -(-state.max_steps // EVALUATIONS))
-        if state.global_step % interval and state.global_step != state.max_steps:
+        is_due = state.global_step % interval == 0 and state.max_steps - state.global_step >= APART
+        if not is_due and state.global_step != state.max_steps:
             return
         for alarm in self._evaluate(state, model):
             if self._guards:
@@ -110,9 +111,9 @@ class Progress(TrainerCallback):
         self._remember(model, now, found)
         values = asdict(now)
         probes = values.pop("probes")
-        record("evaluation", self._about | _storable(values))
+        record("evaluation", self._about | storable(values))
         for probe in probes:
-            record("probe", self._about | {"step": now.step} | _storable(probe))
+            record("probe", self._about | {"step": now.step} | storable(probe))
         taken = time.monotonic() - began
         self._elsewhere += taken
         self._since += taken
@@ -131,8 +132,8 @@ class Progress(TrainerCallback):
 
     def _tell(self, alarm: Alarm, state: Any, control: Any) -> None:
         record("alarm", self._about | {"step": state.global_step} | asdict(alarm))
-        at_end = state.global_step == state.max_steps and self.kept > 0
-        goes_back = alarm.stops or at_end
+        at_end = state.global_step == state.max_steps
+        goes_back = (alarm.stops or at_end) if self.kept else (alarm.stops and alarm.code != "overfits")
         say(
             f"guard: {alarm.text}"
             + (f"; stopped, step {self.kept} is kept" if goes_back else " (a warning; the run goes on)")
@@ -159,7 +160,7 @@ def memory_mb() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MEGABYTE)
 
 
-def _storable(values: Mapping[str, Any]) -> dict[str, Any]:
+def storable(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON knows no NaN: what is no number is written as a text that says so."""
     return {
         name: str(value) if isinstance(value, float) and value - value != 0 else value for name, value in values.items()

@@ -28,12 +28,13 @@ def test_a_model_that_learns_raises_no_alarm() -> None:
     ("changes", "probe", "expected"),
     [
         ({"chosen_logp": -1.72}, {}, []),
-        ({"chosen_logp": -1.74}, {}, [("chosen_falls", False)]),
-        ({"chosen_logp": -1.78}, {}, [("chosen_falls", True)]),
+        ({"chosen_logp": -1.74}, {}, [("overfits", False)]),
+        ({"chosen_logp": -1.78}, {}, [("overfits", True)]),
+        ({"chosen_logp": -1.85}, {}, [("chosen_falls", False), ("overfits", True)]),
         ({"chosen_logp": -1.79, "on": "train"}, {}, []),
         ({"chosen_logp": -1.85, "on": "train"}, {}, [("chosen_falls", False)]),
         ({"chosen_logp": -2.0, "on": "train"}, {}, [("chosen_falls", True)]),
-        ({"chosen_logp": math.nan}, {}, [("chosen_falls", True)]),
+        ({"chosen_logp": math.nan, "on": "train"}, {}, [("chosen_falls", True)]),
         ({}, {"base_logp": -3.5}, [("broken_words", False)]),
         ({}, {"base_logp": -4.5}, [("broken_words", True)]),
         ({}, {"reply": LOOP}, [("repetition", True)]),
@@ -64,9 +65,9 @@ def test_two_falls_in_a_row_of_rows_that_are_held_out_stop_the_run() -> None:
         evaluations = [replace(START, step=step, chosen_logp=value, on=on) for step, value in enumerate(likely)]
         return [(alarm.code, alarm.stops) for alarm in alarms(evaluations, USUAL)]
 
-    assert last(-1.6, -1.56, -1.6) == [("chosen_falls", False)]
-    assert last(-1.6, -1.56, -1.6, -1.595) == [("chosen_falls", True)]
-    assert last(-1.6, -1.56, -1.6, -1.57, -1.6) == [("chosen_falls", False)]
+    assert last(-1.6, -1.56, -1.6) == [("overfits", False)]
+    assert last(-1.6, -1.56, -1.6, -1.595) == [("overfits", True)]
+    assert last(-1.6, -1.56, -1.6, -1.57, -1.6) == [("overfits", False)]
     assert last(-1.6, -1.56, -1.7, -1.7, on="train") == [("chosen_falls", False)]
 
 

@@ -294,12 +294,23 @@ def test_the_guard_stops_a_run_and_keeps_the_best_step(
     assert any(not torch.equal(tensor, passed[27][name]) for name, tensor in passed[18].items())
 
 
-@pytest.mark.parametrize(("warned_at", "kept"), [((27, 54), "earlier"), ((27,), "last"), (range(9, 55), "last")])
-def test_a_warning_at_the_last_step_keeps_the_best_one(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, warned_at: Sequence[int], kept: str
+@pytest.mark.parametrize(
+    ("warned_at", "stops", "kept"),
+    [((27, 54), False, "earlier"), ((27,), False, "last"), (range(9, 55), False, "last"), (range(9, 55), True, "last")],
+)
+def test_a_warning_at_the_last_step_keeps_the_best_one(  # noqa: PLR0913, PLR0917 - fixtures
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    warned_at: Sequence[int],
+    stops: bool,
+    kept: str,
 ) -> None:
-    """A warning stops nothing; where the end has one, the best step is kept, unless that is the start."""
-    warning = guard.Alarm("chosen_falls", stops=False, text="less likely")
+    """A warning stops nothing; where the end has one, the best step is kept, unless that is the start.
+
+    Nor does a run that overfits from its first step on fail: there is no step to go back to.
+    """
+    warning = guard.Alarm("overfits", stops=stops, text="less likely")
     monkeypatch.setattr(
         guard, "alarms", lambda evaluations, _usual: [warning] if evaluations[-1].step in warned_at else []
     )
