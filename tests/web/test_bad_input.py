@@ -43,14 +43,10 @@ VALID: dict[str, dict[str, Any]] = {
     "/api/adapters/delete": {"adapter": "li-simpo-1"},
 }
 FIELDS = [(path, name) for path, spec in SPECS.items() for name in spec.body().fields]
-# No bad input: nothing left out, 0, fields that are ignored.
-EVERYTHING = {
-    ("where", "object"),
-    ("lora", "object"),
-    ("stream_options", "object"),
-    ("stream_options", "unknown object"),
-}
+# No bad input: nothing left out, 0, fields that are ignored, any name, nothing to stop at.
+EVERYTHING = {(name, "object") for name in ("where", "lora", "stream_options")} | {("stream_options", "unknown object")}
 EVERYTHING |= {(name, "tiny") for name in ("held_out", "temperature", "top_p")}
+EVERYTHING |= {(name, blank) for name in ("model", "stop") for blank in ("empty", "blank")}
 refused_early = pytest.mark.sqlite_only  # before any database is asked
 routes = pytest.mark.parametrize("path", SPECS)
 strict_routes = pytest.mark.parametrize(
