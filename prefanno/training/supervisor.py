@@ -31,7 +31,7 @@ from prefanno.training import adapters, process, run_folder
 from prefanno.training.config import RunConfig
 from prefanno.training.log import Line, RunLog
 
-TICK_S = 0.1
+TICK_S = 0.05  # between two looks at the log: what a line waits for at most
 BURST = 500  # lines told in one step of the loop
 SECRETS = ("PREFANNO_DATABASE_URL", "PGPASSWORD")  # a run prints what it likes to a log that the API shows
 AGAIN_S = 2.0  # after which what could not be followed is tried again
