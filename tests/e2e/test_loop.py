@@ -95,7 +95,7 @@ def test_training_waits_for_the_models_memory(server: Server) -> None:
 async def test_a_run_makes_an_adapter_and_shows_every_line(server: Server) -> None:
     """One call trains; every line of the log comes over the socket, once and in order; then the adapter is there."""
     messages = await train(server, SHORT)
-    assert messages[0] == {"type": "history", "logs": []}
+    assert messages[0] == {"type": "history", "run": None, "logs": []}
     assert messages[1:3] == [{"type": "status", "running": False}, {"type": "status", "running": True}]
     lines = [message["message"] for message in messages if message["type"] == "log"]
     log = server.home / "runs" / "1" / "train.log"
