@@ -74,7 +74,7 @@ class Loop:
     async def load(self, options: dict[str, Any], slug: str | None = None, adapter: str | None = None) -> Loaded:
         """Load the base model and this adapter, else the one to load; an option left out has its default.
 
-        Raises InvalidInput, TrainingRunning, ModelLoading, Conflict or EngineFailed.
+        Raises InvalidInput, TrainingRunning, ModelLoading, RegistryDamaged or EngineFailed.
         """
         async with self.database.read() as session:
             character = await characters.get(session, slug)
