@@ -227,7 +227,10 @@ class Prompt(Base):
 
 
 class Run(Base):
-    """One training; the files in its folder are the truth, this row indexes them."""
+    """One training; the files in its folder are the truth, this row indexes them.
+
+    `resumed_at` is when it went on from its last checkpoint, where it did; `ended_at` is null again from then on.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -241,6 +244,7 @@ class Run(Base):
     base_model: Mapped[str]
     adapter: Mapped[str | None]
     started_at: Mapped[datetime] = mapped_column(default=now)
+    resumed_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     exit_code: Mapped[int | None]
     reason: Mapped[str | None]
