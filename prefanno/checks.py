@@ -11,7 +11,7 @@ from prefanno.errors import HomeInUse, PrefannoError
 from prefanno.generation import base_model
 from prefanno.generation.model import device
 from prefanno.settings import DEMO, Postgres, Settings
-from prefanno.training.supervisor import train_script
+from prefanno.training.keepers import train_script
 from prefanno.web.docs import STATIC
 
 FREE_GB = 2.0  # an adapter, its run's folder and the demo model

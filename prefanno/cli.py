@@ -181,6 +181,7 @@ def erase(ids: tuple[int, ...], deleted: bool, character: str | None, yes: bool)
 @click.option("--no-guard", is_flag=True, help="Do not stop a run that breaks the model.")
 @click.option("--checkpointing", is_flag=True, help="Keep less for the backward pass: less memory, more time.")
 @click.option("--rebuild", type=click.IntRange(1, 10**18 - 1), metavar="RUN", help="Train again what this run trained.")
+@click.option("--resume", type=click.IntRange(1, 10**18 - 1), metavar="RUN", help="Go on from its last checkpoint.")
 @click.option("--check", is_flag=True, help="Only say what would be trained on.")
 def train(  # noqa: PLR0913, PLR0917 - the options
     character: str | None,
@@ -191,22 +192,23 @@ def train(  # noqa: PLR0913, PLR0917 - the options
     no_guard: bool,
     checkpointing: bool,
     rebuild: int | None,
+    resume: int | None,
     check: bool,
 ) -> None:
-    """Train on all of a character's annotations, without a server; Ctrl-C stops the run."""
+    """Train on all of a character's annotations, without a server; Ctrl-C stops the run after it has saved."""
     from prefanno import terminal
     from prefanno.training.config import Plan, asked
 
-    if rebuild is not None and (
-        character or methods or values or adapter or seed or no_guard or checkpointing or check
+    if (rebuild or resume) and (
+        character or methods or values or adapter or seed or no_guard or checkpointing or check or (rebuild and resume)
     ):
-        raise click.UsageError("--rebuild trains a run as it was: it goes with no other option")
+        raise click.UsageError("--rebuild and --resume train a run as it was: they go with no other option")
     stages = asked(methods, values)
     plan = Plan(stages, adapter, seed=seed, guard=not no_guard, activation_checkpointing=checkpointing)
     with _owned() as current:
         if check:
             sys.exit(asyncio.run(terminal.check(current, plan, character)))
-        sys.exit(asyncio.run(terminal.train(current, plan, character, rebuild)))
+        sys.exit(asyncio.run(terminal.train(current, plan, character, rebuild=rebuild, resume=resume)))
 
 
 @cli.group("adapters")

@@ -24,6 +24,7 @@ PrefannoError
 │   ├── EngineFailed
 │   │   ├── OutOfMemory
 │   │   └── EngineBroken
+│   ├── StopFailed
 │   ├── CheckFailed
 │   ├── ImportStopped
 │   ├── RegistryDamaged
@@ -226,6 +227,13 @@ class EngineBroken(EngineFailed):
         super().__init__(
             f"{self.english}: {reason}" if reason else None, f"{self.detail}。原因：{reason}" if reason else None
         )
+
+
+class StopFailed(Unavailable):
+    """What a run started does not end, whatever it is sent: it waits inside the system, for a disk or a GPU."""
+
+    english = "the run has not ended; it counts as running until its processes are gone"
+    detail = "训练尚未结束：其进程仍在运行，结束之前仍视为训练中；请稍后重试 POST /api/train/stop"
 
 
 class CheckFailed(Unavailable):

@@ -61,6 +61,15 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Give the file this content, on the disk, in place of what it had."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_bytes(content)
+    sync(temporary)
+    temporary.replace(path)
+    sync(path.parent)
+
+
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """One process at a time in this folder. Raises BlockingIOError where another has it and `wait` is false."""

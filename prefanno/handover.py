@@ -2,6 +2,7 @@
 
     check ─ export ─ recipe --check ─▶ report
     start ─ export ─ unload ─ run ─▶ … ─ load the result, or what was loaded before
+    rebuild, resume ─ what a run was given ─ unload ─ run ─▶ …
 
 Whatever fails on the way, a model can be loaded and a run be started afterwards.
 """
@@ -11,6 +12,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from prefanno.db.models import Run
 from prefanno.db.runs import adapters as adapters_of_runs
 from prefanno.errors import (
     CheckRunning,
+    Conflict,
     InvalidInput,
     ModelLoaded,
     ModelLoading,
@@ -35,7 +38,7 @@ from prefanno.errors import (
 from prefanno.generation.engine import Engine, Loaded
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
-from prefanno.training import adapters, registry
+from prefanno.training import adapters, registry, run_folder
 from prefanno.training.check import report
 from prefanno.training.config import FORMAT, LORA, Plan, RunConfig, stages
 from prefanno.training.methods import METHODS
@@ -47,6 +50,7 @@ USUAL = Plan()
 
 log = logging.getLogger(__name__)
 Load = Callable[[dict[str, Any], str | None, str | None], Awaitable[Loaded]]
+Prepared = tuple[RunConfig, Callable[[], Awaitable[Run]]]  # and what begins it
 
 
 class Handover:
@@ -98,9 +102,10 @@ class Handover:
         unloaded for it is loaded again then.
         """
 
-        async def prepared() -> tuple[RunConfig, Path, Manifest]:
+        async def prepared() -> Prepared:
             manifest = await export(self._database, FORMAT, self._settings.data, await self._slug(slug))
-            return await self._config(plan, manifest), self._settings.data, manifest
+            config = await self._config(plan, manifest)
+            return config, partial(self._training.start, config, self._settings.data, manifest)
 
         return await self._start(prepared, unload=unload, reload=reload)
 
@@ -110,17 +115,31 @@ class Handover:
         Raises NotFound, SnapshotDamaged, and as `start`.
         """
 
-        async def prepared() -> tuple[RunConfig, Path, Manifest]:
+        async def prepared() -> Prepared:
+            config, manifest = await self._given(await folder_of(self._settings, self._database, number))
+            return config, partial(self._training.start, config, self._settings.runs / str(number) / "data", manifest)
+
+        return await self._start(prepared, unload=unload, reload=reload)
+
+    async def resume(self, number: int, *, unload: bool = False, reload: bool = False) -> Run:
+        """Let this run, which was stopped or failed, go on from its last checkpoint; its adapter's name may be new.
+
+        Raises NotFound, SnapshotDamaged, Conflict where it has ended well or has no checkpoint, and as `start`.
+        """
+
+        async def prepared() -> Prepared:
             folder = await folder_of(self._settings, self._database, number)
-            manifest = await asyncio.to_thread(snapshot.verified, folder / "data")
-            config = await asyncio.to_thread(_recorded, folder / "config.json", manifest.character)
-            if config.base_model == self._settings.model:  # where it lay may be gone
-                config = replace(config, base_model_path=await self._engine.base_model())
-            return (
-                replace(config, adapter=await self._name(manifest.character, config.stages)),
-                folder / "data",
-                manifest,
-            )
+            async with self._database.read() as session:
+                run = await session.get_one(Run, number)
+            if run.state == "succeeded":
+                raise Conflict(f"run {number} has succeeded already", f"训练 {number} 已完成，无需继续")
+            if not run_folder.has_checkpoint(folder):
+                raise Conflict(
+                    f"run {number} has no checkpoint to go on from; train it again with rebuild",
+                    f"训练 {number} 没有可继续的检查点，请用 rebuild 重新训练",
+                )
+            config, _ = await self._given(folder)
+            return config, partial(self._training.resume, number, config)
 
         return await self._start(prepared, unload=unload, reload=reload)
 
@@ -130,9 +149,15 @@ class Handover:
             self._returning.cancel()
             await asyncio.gather(self._returning, return_exceptions=True)
 
-    async def _start(
-        self, prepared: Callable[[], Awaitable[tuple[RunConfig, Path, Manifest]]], *, unload: bool, reload: bool
-    ) -> Run:
+    async def _given(self, folder: Path) -> tuple[RunConfig, Manifest]:
+        """What this run was given, with a name for its adapter that is free, and the snapshot, verified."""
+        manifest = await asyncio.to_thread(snapshot.verified, folder / "data")
+        config = await asyncio.to_thread(_recorded, folder / run_folder.CONFIG, manifest.character)
+        if config.base_model == self._settings.model:  # where it lay may be gone
+            config = replace(config, base_model_path=await self._engine.base_model())
+        return replace(config, adapter=await self._name(manifest.character, config.stages)), manifest
+
+    async def _start(self, prepared: Callable[[], Awaitable[Prepared]], *, unload: bool, reload: bool) -> Run:
         if self.is_busy:
             raise TrainingRunning
         if self._engine.state == "loading" and unload:
@@ -143,10 +168,10 @@ class Handover:
         before: Loaded | None = None
         try:
             await self._take_training()
-            config, data, manifest = await prepared()
+            config, begin = await prepared()
             before = self._engine.loaded  # all that can be found wrong was, so it goes only now
             await self._engine.unload()
-            run = await self._training.start(config, data, manifest)
+            run = await begin()
         except BaseException as error:
             self._starting = False
             if before is not None and isinstance(error, Exception):  # else the server ends

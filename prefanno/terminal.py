@@ -18,7 +18,8 @@ from prefanno.settings import Postgres, Settings
 from prefanno.training.config import Plan
 from prefanno.training.findings import FINDINGS
 from prefanno.training.log import Line
-from prefanno.training.supervisor import News, Supervisor
+from prefanno.training.news import News
+from prefanno.training.supervisor import Supervisor
 
 SHOWN = 10  # lines of a finding
 
@@ -34,11 +35,18 @@ async def check(settings: Settings, plan: Plan, slug: str | None) -> int:
     return 0 if report["ok"] else 1
 
 
-async def train(settings: Settings, plan: Plan, slug: str | None, rebuild: int | None) -> int:
-    """Train on all of the character's annotations and show the log; return the exit code: 0 with an adapter."""
+async def train(
+    settings: Settings, plan: Plan, slug: str | None, *, rebuild: int | None = None, resume: int | None = None
+) -> int:
+    """Train on all of the character's annotations, or a run again or on; show the log; 0 with an adapter, else 1."""
     async with opened(settings) as loop:
         loop.training.follow(_show)
-        await (loop.handover.start(plan, slug) if rebuild is None else loop.handover.rebuild(rebuild))
+        if rebuild is not None:
+            await loop.handover.rebuild(rebuild)
+        elif resume is not None:
+            await loop.handover.resume(resume)
+        else:
+            await loop.handover.start(plan, slug)
         interrupted = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
         stopping = asyncio.create_task(_stop_when(interrupted, loop.training))
@@ -139,7 +147,15 @@ def _show(news: News) -> None:
 
 
 async def _stop_when(interrupted: asyncio.Event, training: Supervisor) -> None:
-    await interrupted.wait()
-    print("stopping the run", flush=True)
+    """The first Ctrl-C lets the run save, the second does not."""
+    async with asyncio.TaskGroup() as stops:
+        for save in (True, False):
+            await interrupted.wait()
+            interrupted.clear()
+            print("stopping the run", *["when it has saved; Ctrl-C again: at once"] * save, flush=True)
+            stops.create_task(_stop(training, save))
+
+
+async def _stop(training: Supervisor, save: bool) -> None:
     with contextlib.suppress(NoTraining):
-        await training.stop()
+        await training.stop(save=save)

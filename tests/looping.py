@@ -75,11 +75,11 @@ async def done(loop: Loop, run: Run) -> Run:
     return loop.training.last_run
 
 
-def put_adapter(settings: Settings, name: str, base: str) -> str:
+def put_adapter(settings: Settings, name: str, base: str, run: int = 1) -> str:
     """A complete adapter of this base, as far as anybody looks; its folder."""
     folder = settings.outputs / name
     folder.mkdir()
     for file in adapters.WEIGHTS:
         (folder / file).write_text("{}")
-    (folder / adapters.CARD).write_text(json.dumps({"run": 1, "base_model": base}))
+    (folder / adapters.CARD).write_text(json.dumps({"run": run, "base_model": base}))
     return str(folder)

@@ -11,6 +11,7 @@ import pytest
 
 from prefanno.settings import Settings
 from tests.test_cli import PAIR, PROGRAM, WAIT_S, _add, _environment, _refusal, _run
+from tests.training.running import RESUMABLE
 
 GOOD = """
 echo training
@@ -62,7 +63,7 @@ def test_train_that_fails_says_why(model: Settings) -> None:
 
 
 def test_ctrl_c_stops_the_run(model: Settings) -> None:
-    """Ctrl-C during `train` ends the run's processes, and the command says that it was stopped."""
+    """Ctrl-C lets a run save, and a second one ends its processes; the command says how it was stopped."""
     _add(model, PAIR)
     script = _script(model, "echo $$; exec sleep 1000")
     with subprocess.Popen(
@@ -76,10 +77,35 @@ def test_ctrl_c_stops_the_run(model: Settings) -> None:
         trainer = psutil.Process(int(training.stdout.readline().split()[-1]))
         assert trainer.is_running()
         training.send_signal(signal.SIGINT)
+        assert training.stdout.readline() == "stopping the run when it has saved; Ctrl-C again: at once\n"
+        training.send_signal(signal.SIGINT)
         shown = training.stdout.read().splitlines()
         assert training.wait(WAIT_S) == 1
-    assert shown == ["stopping the run", "stopped: stopped on request"]
+    assert shown == ["stopping the run", "stopped: stopped on request, before it had saved"]
     assert not trainer.is_running()
+
+
+def test_ctrl_c_saves_and_resume_goes_on(model: Settings) -> None:
+    """A run that saved when Ctrl-C was pressed is stopped; --resume lets it go on to its adapter, under the same id."""
+    _add(model, PAIR)
+    script = _script(model, RESUMABLE)
+    with subprocess.Popen(
+        [*PROGRAM, "train"],
+        env=_environment(model, PREFANNO_TRAIN_SCRIPT=script),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as training:
+        assert training.stdout is not None
+        training.stdout.readline()
+        training.send_signal(signal.SIGINT)
+        shown = training.stdout.read().splitlines()
+        assert training.wait(WAIT_S) == 1
+    assert shown[-1] == "stopped: stopped on request, after saving"
+    done = _run(model, "train", "--resume", "1", PREFANNO_TRAIN_SCRIPT=script)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"adapter: {model.outputs / 'li-simpo-1'}")
+    again = _run(model, "train", "--resume", "1", PREFANNO_TRAIN_SCRIPT=script)
+    assert (again.returncode, again.stderr) == (1, "prefanno: run 1 has succeeded already\n")
 
 
 def _config(settings: Settings, run: int) -> dict[str, Any]:

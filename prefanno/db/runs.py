@@ -3,21 +3,32 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.db.models import Run
 
+LAST_FIRST = (
+    (Run.state == "running").desc(),
+    func.coalesce(Run.resumed_at, Run.started_at).desc(),
+    Run.id.desc(),
+)
+
 
 async def latest(session: AsyncSession) -> Run | None:
-    """The run that started last."""
-    return (await session.scalars(select(Run).order_by(Run.id.desc()).limit(1))).one_or_none()
+    """The run that is under way, else the one that was started or resumed last."""
+    return (await session.scalars(select(Run).order_by(*LAST_FIRST).limit(1))).one_or_none()
 
 
 async def latest_of(session: AsyncSession, started: Mapping[int, datetime]) -> Run | None:
     """The last of the runs of these ids that began at just these times."""
-    found = await session.scalars(select(Run).where(Run.id.in_(started)).order_by(Run.id.desc()))
+    found = await session.scalars(select(Run).where(Run.id.in_(started)).order_by(*LAST_FIRST))
     return next((run for run in found if run.started_at == started[run.id]), None)
+
+
+async def ended(session: AsyncSession) -> Sequence[Run]:
+    """All runs that are not under way, the last first."""
+    return (await session.scalars(select(Run).where(Run.state != "running").order_by(*LAST_FIRST))).all()
 
 
 async def adapters(session: AsyncSession, character: str) -> Sequence[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefanno.errors import CheckFailed
-from prefanno.training.supervisor import SECRETS
+from prefanno.training.keepers import SECRETS
 
 CHECK_S = 600.0
 CHECK = ("-P", "-m", "prefanno.training.recipe", "--check", "config.json")

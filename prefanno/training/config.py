@@ -17,6 +17,8 @@ FORMAT = "sharegpt"  # of the data that the recipe reads
 LORA = {"r": 16, "alpha": 32}
 MAX_LENGTH = 2048  # tokens of prompt and reply; longer rows are left out and counted, never cut
 HELD_OUT = 0.1  # of the rows, where there are enough of them
+SAVE = "save"  # a file of this name in the run's folder asks the recipe to save, and then to end
+SAVED = 75  # the exit code of a recipe that did; sysexits.h: EX_TEMPFAIL
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ With --detach it leaves its parent at once: asyncio kills a child that it still 
 is to outlive the server. It has a session of its own, so neither the server's end nor a Ctrl-C in its terminal
 reaches it. It is a subreaper (Linux): a process that leaves its parent, even by setsid, becomes the keeper's child,
 so the tree can always be found. SIGTERM ends the run: every process gets SIGTERM, and after `GRACE_S` seconds
-SIGKILL, until none is left. The same happens to what train.sh leaves behind.
+SIGKILL, until none is left. The same happens to what train.sh leaves behind. Where NVIDIA's tool is installed it then
+waits, for `FREED_S` seconds at most, until the GPUs' memory is free again.
 
-    run.json      pid, start time and boot id of the keeper, written first train.log     every byte that the run
-    printed train.times   "<offset> <unix seconds>", the time from which the log grew beyond the offset exit.json
-    exit code, whether it was stopped, error of the keeper, end time; written last, when no other process of the run
-    is alive
+    run.json      pid, start time and boot id of the keeper, written first
+    train.log     every byte that the run printed; one that is resumed goes on in it
+    train.times   "<offset> <unix seconds>", the time from which the log grew beyond the offset
+    exit.json     exit code, whether it was stopped, error of the keeper, GPU memory that is not free (MiB), end time;
+                  written last, when no other process of the run is alive; its place on the disk is reserved before
 
 It does not know the database, the server, or what is being trained.
 """
@@ -38,6 +40,10 @@ GRACE_S = 5.0
 TICK_S = 0.1
 CHUNK = 1 << 16
 PR_SET_CHILD_SUBREAPER = 36
+RESERVE, RESERVED = Path(".reserve"), 1 << 14  # bytes on the disk that exit.json, and the folder's entry, will need
+QUERY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
+QUERY_S, FREED_S = 10.0, 10.0
+SLACK_MIB = 256  # that other programs may have taken meanwhile
 
 
 def main() -> None:
@@ -49,6 +55,8 @@ def main() -> None:
     stop = _Stop()
     _become_subreaper()
     _write("run.json", identity(os.getpid()))
+    RESERVE.write_bytes(bytes(RESERVED))
+    used = gpu_memory()
     child = subprocess.Popen(
         ["bash", sys.argv[-1]],
         stdin=subprocess.DEVNULL,
@@ -56,10 +64,13 @@ def main() -> None:
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHON": sys.executable},
     )
-    with Path("train.log").open("ab", buffering=0) as log, Path("train.times").open("a") as times:
+    with Path("train.log").open("ab", buffering=0) as log, Path("train.times").open("ab", buffering=0) as times:
         kept = _Log(child, log, times)
         exit_code = _keep(child, stop, kept)
-    _write("exit.json", {"exit_code": exit_code, "stopped": stop.asked, "error": kept.error, "ended": time.time()})
+    held = _held(used)
+    RESERVE.unlink()  # the run may have filled the disk
+    ended = {"exit_code": exit_code, "stopped": stop.asked, "error": kept.error, "held_mib": held, "ended": time.time()}
+    _write("exit.json", ended)
 
 
 class _Stop:
@@ -77,10 +88,10 @@ class _Stop:
 class _Log:
     """Moves what the run prints to its log, in chunks, and notes when each second's first byte came."""
 
-    def __init__(self, child: "subprocess.Popen[bytes]", log: IO[bytes], times: IO[str]) -> None:
+    def __init__(self, child: "subprocess.Popen[bytes]", log: IO[bytes], times: IO[bytes]) -> None:
         assert child.stdout is not None  # noqa: S101 - it was started with a pipe
         self._pipe, self._log, self._times = child.stdout.fileno(), log, times
-        self._offset, self._second = 0, 0
+        self._offset, self._second = os.fstat(log.fileno()).st_size, 0
         self.error: str | None = None
         os.set_blocking(self._pipe, False)
         self._selector = selectors.DefaultSelector()
@@ -116,8 +127,7 @@ class _Log:
     def _keep(self, chunk: bytes) -> None:
         if int(time.time()) != self._second:
             self._second = int(time.time())
-            self._times.write(f"{self._offset} {self._second}\n")
-            self._times.flush()
+            self._times.write(b"%d %d\n" % (self._offset, self._second))
         self._log.write(chunk)
         self._offset += len(chunk)
 
@@ -158,6 +168,26 @@ def _living(child: "subprocess.Popen[bytes]") -> list[psutil.Process]:
                 with contextlib.suppress(psutil.TimeoutExpired):
                     process.wait(0)
     return living
+
+
+def gpu_memory() -> int | None:
+    """The MiB that are in use on all GPUs, whoever has them; None where NVIDIA's tool does not say."""
+    with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
+        said = subprocess.run(QUERY, stdin=subprocess.DEVNULL, capture_output=True, timeout=QUERY_S, check=True)
+        return sum(map(int, said.stdout.split()))
+    return None
+
+
+def _held(before: int | None) -> int:
+    """The MiB that are still in use, beyond what was before the run, when all time for it is over."""
+    deadline = time.monotonic() + FREED_S
+    held = 0
+    while before is not None and (now := gpu_memory()) is not None:
+        held = max(0, now - before)
+        if held <= SLACK_MIB or time.monotonic() > deadline:
+            return held if held > SLACK_MIB else 0
+        time.sleep(TICK_S)
+    return 0
 
 
 def _become_subreaper() -> None:

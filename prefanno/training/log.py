@@ -90,7 +90,8 @@ class RunLog:
         """Take what `poll` returned into `lines` and `count`: apart from the reading, which runs in another thread."""
         self.lines.extend(lines)
         self.count += len(lines)
-        self.kept_to = lines[-1].next
+        if lines:
+            self.kept_to = lines[-1].next
 
     @property
     def progress(self) -> str:

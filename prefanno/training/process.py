@@ -1,14 +1,20 @@
-"""Who a process is, beyond its pid, which the system gives again to others."""
+"""Who a process is, beyond its pid, which the system gives again to others; and whose run it belongs to.
+
+Every process of a run finds `RUN` in its environment: the run's folder. So they are found where the keeper, whose
+children they were, is gone.
+"""
 
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypedDict
 
 import psutil
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+RUN = "TRAIN_RUN"
 
 
 class Identity(TypedDict):
@@ -40,7 +46,25 @@ def alive(known: Identity, folder: Path) -> bool:
 
 
 def terminate(known: Identity, folder: Path) -> None:
-    """Send SIGTERM, to this process or to none."""
+    """Send SIGTERM, to this process or to none; one that was halted goes on, or it could not obey."""
     if alive(known, folder):
         with contextlib.suppress(ProcessLookupError):
             os.kill(known["pid"], signal.SIGTERM)
+            os.kill(known["pid"], signal.SIGCONT)
+
+
+def living(folder: Path) -> list[psutil.Process]:
+    """The processes of the run in this folder that are alive, its keeper among them."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # gone meanwhile, or another user's
+            if process.environ().get(RUN) == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def signal_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """To each of them that is still the one it was."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)

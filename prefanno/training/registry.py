@@ -17,6 +17,7 @@ from prefanno.training.adapters import Adapter
 
 FILE = "adapters.json"
 MOST = 100  # promotions of a character that can be taken back
+DELETED = ".deleted-"  # begins the name of a folder that is about to be removed
 BASE = "base"  # in place of an adapter's name: the base model as it is
 
 
@@ -134,7 +135,7 @@ def take_away(outputs: Path, name: str) -> Path:
 
     Raises NotFound, and Conflict where it is promoted.
     """
-    away = outputs / f".deleted-{name}-{secrets.token_hex(4)}"
+    away = outputs / f"{DELETED}{name}-{secrets.token_hex(4)}"
 
     def change(registry: Registry) -> None:
         found = _found(outputs, name)
@@ -166,8 +167,4 @@ def _changed(outputs: Path, change: Callable[[Registry], None]) -> None:
         registry = read(outputs)
         change(registry)
         text = json.dumps(asdict(registry), ensure_ascii=False, indent=1) + "\n"
-        temporary = outputs / f".{FILE}"
-        temporary.write_text(text)
-        files.sync(temporary)
-        temporary.replace(outputs / FILE)
-        files.sync(outputs)
+        files.replace(outputs / FILE, text.encode())

@@ -11,17 +11,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prefanno import snapshot
+from prefanno import files, snapshot
 from prefanno.db.engine import Database
 from prefanno.db.models import Run
 from prefanno.errors import NotFound
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import process
-from prefanno.training.config import RunConfig
+from prefanno.training.config import SAVE, SAVED, RunConfig
 from prefanno.training.log import RunLog
 
 STARTED = "started"  # the file that says when: another database has other runs of the same numbers
+CONFIG, KEEPER, EXIT = "config.json", "run.json", "exit.json"
+CHECKPOINTS = "checkpoints"
 
 
 async def folder_of(settings: Settings, database: Database, number: int) -> Path:
@@ -39,19 +41,35 @@ async def folder_of(settings: Settings, database: Database, number: int) -> Path
     return folder
 
 
-def prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest) -> None:
+def prepare(folder: Path, config: RunConfig, exported: Path, manifest: Manifest, started_at: datetime) -> None:
     """Make it, with a copy of the snapshot that was exported. Raises OSError or SnapshotDamaged."""
     if folder.exists():  # of another database: its runs had the same numbers
         folder.rename(folder.with_name(f"{folder.name}-before-{int(time.time())}"))
     (folder / "data").mkdir(parents=True)
     snapshot.copy(exported, folder / "data", manifest)
-    (folder / "config.json").write_text(json.dumps(asdict(config), ensure_ascii=False, indent=2) + "\n")
+    (folder / CONFIG).write_text(_written(config))
+    (folder / STARTED).write_text(started_at.isoformat())
+
+
+def reopen(folder: Path, config: RunConfig) -> None:
+    """Make it ready to go on from its last checkpoint. Raises OSError.
+
+    Killed in between, the run ends as it had, or as one whose keeper was killed; either can be resumed.
+    """
+    files.replace(folder / CONFIG, _written(config).encode())
+    for name in (SAVE, EXIT, KEEPER, "keeper.log"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the recipe can go on from where it was."""
+    return any(folder.glob(f"{CHECKPOINTS}/*/*/complete"))
 
 
 def keeper(folder: Path) -> process.Identity | None:
     """Who keeps the run; None where run.json is not there, or names nobody. Raises OSError."""
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        said = json.loads((folder / "run.json").read_text())
+        said = json.loads((folder / KEEPER).read_text())
         return {"pid": int(said["pid"]), "start_time": float(said["start_time"]), "boot_id": str(said["boot_id"])}
     return None
 
@@ -74,20 +92,29 @@ def started(runs: Path) -> dict[int, datetime]:
 def outcome(folder: Path, run_log: RunLog) -> dict[str, Any]:
     """State, exit code and reason, from exit.json and the log's last words."""
     try:
-        ended = json.loads((folder / "exit.json").read_text())
+        ended = json.loads((folder / EXIT).read_text())
     except FileNotFoundError:
         last_words = (
             (folder / "keeper.log").read_text(errors="replace").strip() if (folder / "keeper.log").exists() else ""
         )
-        reason = "the run's keeper was killed or could not start" + (f": {last_words[-500:]}" if last_words else "")
-        return {"state": "failed", "exit_code": None, "reason": reason}
+        killed = "the run's keeper was killed or could not start" + (f": {last_words[-500:]}" if last_words else "")
+        return {"state": "failed", "exit_code": None, "reason": killed}
+    state, reason = _ended(folder, ended, run_log)
+    if held := ended.get("held_mib"):
+        reason = "; ".join([*filter(None, [reason]), f"{held} MiB of GPU memory were not free after its end"])
+    return {"state": state, "exit_code": ended["exit_code"], "reason": reason}
+
+
+def _ended(folder: Path, ended: dict[str, Any], run_log: RunLog) -> tuple[str, str | None]:
+    code, asked_to_save = ended["exit_code"], (folder / SAVE).exists()
     if ended["stopped"]:
-        return {"state": "stopped", "exit_code": ended["exit_code"], "reason": "stopped on request"}
-    if ended["exit_code"] == 0 and not ended["error"]:
-        return {"state": "succeeded", "exit_code": 0, "reason": _guarded(folder)}
-    last_line = next((line.message for line in reversed(run_log.lines) if line.message.strip()), "it printed nothing")
-    reason = ended["error"] or f"train.sh ended with exit code {ended['exit_code']}: {last_line}"
-    return {"state": "failed", "exit_code": ended["exit_code"], "reason": reason[:2000]}
+        return "stopped", "stopped on request" + (", before it had saved" if asked_to_save else "")
+    if asked_to_save and code == SAVED:
+        return "stopped", "stopped on request, after saving"
+    if code == 0 and not ended["error"]:
+        return "succeeded", _guarded(folder)
+    said = next((line.message for line in reversed(run_log.lines) if line.message.strip()), "it printed nothing")
+    return "failed", (ended["error"] or f"train.sh ended with exit code {code}: {said}")[:2000]
 
 
 def _guarded(folder: Path) -> str | None:
@@ -101,6 +128,10 @@ def _guarded(folder: Path) -> str | None:
         ]
         return "; ".join(ended) or None
     return None
+
+
+def _written(config: RunConfig) -> str:
+    return json.dumps(asdict(config), ensure_ascii=False, indent=2) + "\n"
 
 
 def _began(mark: Path) -> datetime | None:

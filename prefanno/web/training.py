@@ -12,13 +12,12 @@ from prefanno.db.models import Run
 from prefanno.errors import NotFound
 from prefanno.keys import LOOP
 from prefanno.training import metrics
-from prefanno.training.config import Plan
+from prefanno.training.config import SAVED, Plan
 from prefanno.training.run_folder import folder_of
 from prefanno.web import answers, training_answers
 from prefanno.web.endpoint import done, endpoint
-from prefanno.web.fields import Nothing
 from prefanno.web.training_answers import MESSAGES
-from prefanno.web.training_schemas import MetricsSchema, PlanSchema, StartSchema
+from prefanno.web.training_schemas import MetricsSchema, PlanSchema, StartSchema, StopSchema
 
 RECENT = 50  # lines in the status
 
@@ -32,10 +31,12 @@ RECENT = 50  # lines in the status
     keyed=False,
 )
 async def start(request: web.Request, body: dict[str, Any]) -> web.Response:
-    """Export all choices of the character and train on them; or train again what a run trained."""
+    """Export all choices of the character and train on them; or train again what a run trained, or let one go on."""
     handover, moves = request.app[LOOP].handover, {"unload": body["unload_model"], "reload": body["reload_model"]}
     if body["rebuild"] is not None:
         await handover.rebuild(body["rebuild"], **moves)
+    elif body["resume"] is not None:
+        await handover.resume(body["resume"], **moves)
     else:
         await handover.start(_plan(body), body["character"], **moves)
     return done("训练已启动，请通过 WebSocket /ws/train/logs 获取实时日志")
@@ -75,24 +76,28 @@ def _plan(body: dict[str, Any]) -> Plan:
     return Plan(**{field.name: body[field.name] for field in fields(Plan)})
 
 
-@endpoint("Stop training", body=Nothing, body_required=False, answer=answers.Done)
-async def stop(request: web.Request, _body: dict[str, Any]) -> web.Response:
-    """Answered when no process of the run is alive."""
-    await request.app[LOOP].training.stop()
-    return done("训练已停止")
+@endpoint("Stop training", body=StopSchema, body_required=False, answer=answers.Done, failures=(503, 507))
+async def stop(request: web.Request, body: dict[str, Any]) -> web.Response:
+    """Answered when no process of the run is alive; with `save` the run saves a checkpoint first, to be resumed."""
+    run = await request.app[LOOP].training.stop(save=body["save"])
+    if not body["save"]:
+        return done("训练已停止")
+    if run.state == "succeeded":
+        return done("训练已完成")
+    return done(f"训练已停止，{'检查点已保存' if run.exit_code == SAVED else '未能保存检查点'}")
 
 
 @endpoint("Whether a run is under way", answer=training_answers.TrainStatus)
 async def status(request: web.Request) -> web.Response:
     """State, the last lines, and how the last run ended."""
     training = request.app[LOOP].training
-    lines = training.log.lines
+    lines = training.news.log.lines
     recent = islice(lines, max(0, len(lines) - RECENT), None)
     return done(
         "running" if training.running else "idle",
         {
             "running": training.running,
-            "log_count": training.log.count,
+            "log_count": training.news.log.count,
             "recent_logs": [asdict(line) for line in recent],
             "last_run": _last_run(training.last_run),
         },

@@ -19,8 +19,9 @@ from prefanno.db.models import Run
 from prefanno.errors import InvalidInput, NotFound
 from prefanno.keys import LOOP, SOCKETS
 from prefanno.training.log import Line, RunLog
+from prefanno.training.news import News, Progress, Status
 from prefanno.training.run_folder import folder_of
-from prefanno.training.supervisor import News, Progress, Status, Supervisor
+from prefanno.training.supervisor import Supervisor
 from prefanno.web import body
 from prefanno.web.endpoint import dumps, endpoint
 from prefanno.web.training_schemas import LogFileSchema, LogsSchema
@@ -92,9 +93,9 @@ class _Client:
             return []
         if self._run in (None, current.id):
             self._has = self._after
-            return [(current.id, self._after, self.training.log.kept_to)]
+            return [(current.id, self._after, self.training.news.log.kept_to)]
         between = [(run, 0, None) for run in range(self._run + 1, current.id)]
-        return [(self._run, self._after, None), *between, (current.id, 0, self.training.log.kept_to)]
+        return [(self._run, self._after, None), *between, (current.id, 0, self.training.news.log.kept_to)]
 
     def tell(self, item: News) -> None:
         """Put it among the news; a client that cannot keep up is cut off, so that it costs the others nothing."""

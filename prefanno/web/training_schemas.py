@@ -78,18 +78,29 @@ class PlanSchema(CharacterSchema):
 
 
 class StartSchema(PlanSchema):
-    """`POST /api/train/start`; `rebuild` is the id of a run that is trained again as it was."""
+    """`POST /api/train/start`; `rebuild` is the id of a run that is trained again, `resume` of one that goes on."""
 
     rebuild = Whole(load_default=None, allow_none=False, validate=between(1, MAX_ID))
+    resume = Whole(load_default=None, allow_none=False, validate=between(1, MAX_ID))
     unload_model = Truth(load_default=False)
     reload_model = Truth(load_default=False)
 
     @validates_schema(pass_original=True)
     def rebuilt_as_it_was(self, data: dict[str, Any], given: dict[str, Any], **_kwargs: Any) -> None:
-        """A run that is rebuilt has its own plan."""
-        others = given.keys() - {"rebuild", "unload_model", "reload_model"}
-        if data["rebuild"] is not None and others:
-            raise ValidationError({name: ["不能与 rebuild 同时提供"] for name in others})
+        """A run that is rebuilt or resumed has its own plan."""
+        faults: dict[str, list[str]] = {}
+        for of_a_run in ("rebuild", "resume"):
+            if data[of_a_run] is not None:
+                others = given.keys() - {of_a_run, "unload_model", "reload_model"}
+                faults |= {name: [f"不能与 {of_a_run} 同时提供"] for name in others}
+        if faults:
+            raise ValidationError(faults)
+
+
+class StopSchema(StrictSchema):
+    """`POST /api/train/stop`."""
+
+    save = Truth(load_default=False)
 
 
 class MetricsSchema(StrictSchema):

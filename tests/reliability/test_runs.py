@@ -5,6 +5,7 @@ import hashlib
 import json
 import random
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import psutil
 import pytest
 
 from benchmarks.serving import Server, running
-from tests.reliability.conftest import Say
+from prefanno.training import process
+from tests.reliability.conftest import Disk, Say
 from tests.reliability.printing import KINDS, MEGABYTE
 
 pytestmark = pytest.mark.sqlite_only  # it is about files and processes
@@ -115,6 +117,26 @@ def test_whatever_a_run_prints_is_kept_and_costs_no_memory(kind: str, tmp_path: 
         assert "Traceback" not in (server.home / "server.log").read_text()
     say(f"the server grew by {(most - before) / MEGABYTE:.0f} MB, the keeper had {keepers / MEGABYTE:.0f} MB")
     assert (most - before) / MEGABYTE < GROWTH_MB and keepers / MEGABYTE < GROWTH_MB
+
+
+@pytest.mark.needs("mount")
+@pytest.mark.parametrize(
+    "script",
+    ["cat /dev/zero > big; echo no room; exit 3", "yes $(head -c 900 /dev/zero | tr '\\0' x)"],
+    ids=["files", "log"],
+)
+def test_a_run_that_fills_the_disk_ends(script: str, disk: Disk) -> None:
+    """A run that fills the disk with files or with its log has failed, and says so; with room, the next one starts."""
+    with _serving(disk.path / "home", script, first=True) as server:
+        server.call("POST", "/api/train/start")
+        run = server.wait_for_training()
+        assert run["state"] == "failed" and "No space left on device" in run["reason"]
+        assert process.living(server.home / "runs" / "1") == []
+        assert server.ask("POST", "/api/train/start").status_code == 507
+        shutil.rmtree(server.home / "runs" / "1")
+        server.call("POST", "/api/train/start")
+        assert server.wait_for_training()["state"] == "failed"
+    assert "Traceback" not in (disk.path / "home" / "server.log").read_text()
 
 
 @pytest.mark.parametrize("connections", [10, pytest.param(100, marks=pytest.mark.long)])

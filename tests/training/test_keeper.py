@@ -224,6 +224,51 @@ def test_a_log_that_cannot_grow_ends_the_run(tmp_path: Path) -> None:
     assert set((tmp_path / "train.log").read_text()) <= {"x"}
 
 
+def test_a_log_goes_on(tmp_path: Path) -> None:
+    """A second keeper in the folder appends to the log, and its times go on from there."""
+    for word in ("one", "two"):
+        _run(tmp_path, f"echo {word}")
+    assert (tmp_path / "train.log").read_text() == "one\ntwo\n"
+    offsets = [int(line.split()[0]) for line in (tmp_path / "train.times").read_text().splitlines()]
+    assert offsets == [0, 4]
+
+
+@pytest.fixture
+def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """NVIDIA's tool, as a script that says what stands in the file `used`; the file's folder."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat {tmp_path}/used\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (tmp_path / "used").write_text("100\n300\n")
+    return tmp_path
+
+
+def test_a_run_has_ended_when_its_gpu_memory_is_free(gpu: Path) -> None:
+    """exit.json is written only when the GPUs have no more in use than before the run."""
+    kept = _start(gpu, "echo '9000\n300' > used")
+    _until(lambda: "9000" in (gpu / "used").read_text())
+    time.sleep(1.0)
+    assert not (gpu / "exit.json").exists()
+    (gpu / "used").write_text("120\n310\n")
+    assert kept.wait(WAIT_S) == 0
+    assert _ended(gpu)["held_mib"] == 0
+
+
+def test_gpu_memory_that_stays_in_use_is_told(gpu: Path) -> None:
+    """Where it is not free after all the time for it, exit.json says how much is missing."""
+    hasty = (*IMPATIENT[:-1], f"from prefanno.training import keeper; keeper.FREED_S = 0.2; {IMPATIENT[-1]}")
+    assert _run(gpu, "echo '5000\n300' > used", hasty)["held_mib"] == 4900
+
+
+@pytest.mark.parametrize("said", ["no devices were found", "", "[N/A]"])
+def test_a_gpu_that_says_nothing_holds_nothing(gpu: Path, said: str) -> None:
+    """Where NVIDIA's tool gives no figure nobody waits for it."""
+    (gpu / "used").write_text(said)
+    assert _run(gpu, "exit 2")["held_mib"] == 0
+
+
 def test_the_keeper_is_patient_by_default() -> None:
     """A trainer that was asked to end has seconds to save what it has."""
     assert keeper.GRACE_S >= 5

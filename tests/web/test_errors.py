@@ -43,6 +43,7 @@ TABLE = {
     errors.OutOfMemory: (503, "内存不足"),
     errors.EngineBroken: (503, "GPU 发生故障"),
     errors.CheckFailed: (503, "无法检查训练数据"),
+    errors.StopFailed: (503, "训练尚未结束"),
     errors.ImportStopped: (503, "导入已停止，未保存任何内容"),
     errors.RegistryDamaged: (503, "adapters.json 无法读取：请修复或移走该文件，再重新启用 adapter"),
     errors.DatabaseUnavailable: (503, "数据库暂时不可用"),

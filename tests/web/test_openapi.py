@@ -18,7 +18,7 @@ DECLARED = {
     (re.sub(r":[^}]+", "", route.path), route.method.lower()): getattr(route.handler, SPEC, None) for route in ROUTES
 }
 FILES = ("/api/export", "/api/train/log", "/api/generate/stream", "/api/prompts/next/stream")  # and events
-NO_BODY = ("/api/model/unload", "/api/train/stop")
+NO_BODY = ("/api/model/unload",)
 
 TEXT: dict[str, Any] = {"type": "string"}
 TRUTH: dict[str, Any] = {"type": "boolean", "default": True}
@@ -26,6 +26,7 @@ MAYBE: dict[str, Any] = {"type": ["string", "null"]}
 MODE: dict[str, Any] = {"type": "string", "enum": ["single", "multi"]}
 CONTEXT: dict[str, Any] = {"type": ["array", "null"]}
 FALSE: dict[str, Any] = {"type": "boolean", "default": False}
+RUN = {"type": "integer", "minimum": 1}
 PLAN: dict[str, dict[str, Any]] = {
     "character": TEXT,
     "stages": {"type": "array", "minItems": 1, "maxItems": 8},
@@ -72,9 +73,16 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
     ),
     "/api/train/check": (PLAN, set()),
     "/api/train/start": (
-        PLAN | {"rebuild": {"type": "integer", "minimum": 1}, "unload_model": FALSE, "reload_model": FALSE},
+        PLAN
+        | {
+            "rebuild": {"type": "integer", "minimum": 1},
+            "resume": {"type": "integer", "minimum": 1},
+            "unload_model": FALSE,
+            "reload_model": FALSE,
+        },
         set(),
     ),
+    "/api/train/stop": ({"save": FALSE}, set()),
     **{path: ({}, set()) for path in NO_BODY},
 }
 

@@ -64,7 +64,7 @@ def _named(path: str, text: str) -> dict[str, Any]:
 
 FIELDS = (
     *("character", "stages", "adapter", "lora", "max_length", "seed", "held_out", "guard"),
-    *("activation_checkpointing", "rebuild", "unload_model", "reload_model", "lora.r", "lora.alpha"),
+    *("activation_checkpointing", "rebuild", "resume", "unload_model", "reload_model", "lora.r", "lora.alpha"),
     *(f"stages.0.{name}" for name in ("method", "dataset", "hyperparameters")),
     *(f"stages.0.hyperparameters.{name}" for name in METHODS["dpo"].hyperparameters),
 )
@@ -106,6 +106,8 @@ async def test_hyperparameters_are_held_to_their_bounds(standing: Client, method
         ({"adapter": "li-simpo-1", "lora": {"r": 8}}, {"lora"}),
         ({"rebuild": 1, "seed": 2, "guard": False}, {"seed", "guard"}),
         ({"rebuild": 0}, {"rebuild"}),
+        ({"resume": 1, "rebuild": 2}, {"resume", "rebuild"}),
+        ({"resume": 0}, {"resume"}),
         ({"held_out": 0.6}, {"held_out"}),
     ],
 )

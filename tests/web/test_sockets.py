@@ -122,7 +122,7 @@ async def test_the_next_server_takes_up_the_run(make_trainer: MakeTrainer, make_
     settings = client.app[LOOP].settings
     await client.close()
     client = await make_client(settings)
-    await until(lambda: client.app[LOOP].training.log.count)
+    await until(lambda: client.app[LOOP].training.news.log.count)
     socket, history, running = await _connect(client)
     assert (history, running) == (["hello"], True)
     await client.post(STOP)
@@ -150,7 +150,7 @@ async def test_a_line_between_reading_and_telling_is_not_doubled(
     supervisor = client.app[LOOP].training
     await client.post(START)
     read, told = asyncio.Event(), asyncio.Event()
-    poll, to_thread = supervisor.log.poll, asyncio.to_thread
+    poll, to_thread = supervisor.news.log.poll, asyncio.to_thread
 
     async def held(function: Any, *arguments: Any, **named: Any) -> Any:
         result = await to_thread(function, *arguments, **named)

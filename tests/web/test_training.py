@@ -5,10 +5,14 @@ import json
 from dataclasses import replace
 from datetime import datetime
 
+import pytest
+
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
+from prefanno.training import supervisor
 from prefanno.web import answers, training_answers
 from tests.conftest import Client, MakeClient
+from tests.training.running import RESUMABLE
 from tests.web.conftest import LASTING, PAIR, TALK, MakeTrainer, accepted, refused, until
 
 START, STOP, STATUS = "/api/train/start", "/api/train/stop", "/api/train/status"
@@ -116,6 +120,43 @@ async def test_status_shows_the_last_fifty_lines(make_trainer: MakeTrainer) -> N
     assert data["log_count"] == 60
     assert [line["message"] for line in data["recent_logs"]] == [str(number) for number in range(11, 61)]
     assert all(datetime.fromisoformat(line["time"]).isoformat() == line["time"] for line in data["recent_logs"])
+
+
+async def test_a_run_that_saved_is_resumed(make_trainer: MakeTrainer) -> None:
+    """A stop with `save` says that it was saved; resume lets the same run go on to its adapter, and not twice."""
+    client = await make_trainer(RESUMABLE)
+    await _start(client)
+    stopped = await accepted(await client.post(STOP, json={"save": True}), answers.Done)
+    assert stopped["message"] == "训练已停止，检查点已保存"
+    run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
+    assert (run["state"], run["reason"]) == ("stopped", "stopped on request, after saving")
+    await accepted(await client.post(START, json={"resume": 1}), answers.Done)
+    await client.app[LOOP].training.wait()
+    run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
+    assert (run["id"], run["state"], run["adapter"]) == (1, "succeeded", "li-simpo-1")
+    for resumed, status in ((1, 409), (9, 404)):
+        await refused(await client.post(START, json={"resume": resumed}), status)
+
+
+async def test_a_run_that_did_not_save_cannot_be_resumed(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stop whose run did not save in time says so, and a resume that there is nothing to go on from."""
+    monkeypatch.setattr(supervisor, "SAVE_S", 0.3)
+    client = await make_trainer("while [ ! -e go ]; do sleep 0.05; done")
+    await _start(client)
+    stopped = await accepted(await client.post(STOP, json={"save": True}), answers.Done)
+    assert stopped["message"] == "训练已停止，未能保存检查点"
+    answer = await client.post(START, json={"resume": 1})
+    assert (await refused(answer, 409))["detail"] == "训练 1 没有可继续的检查点，请用 rebuild 重新训练"
+
+
+async def test_a_run_that_ends_while_it_is_to_save_is_done(make_trainer: MakeTrainer) -> None:
+    """A run that comes to its end, asked to save, has succeeded, and the stop says so."""
+    client = await make_trainer(f"while [ ! -e save ]; do sleep 0.05; done\n{TRAINED}")
+    await _start(client)
+    stopped = await accepted(await client.post(STOP, json={"save": True}), answers.Done)
+    assert stopped["message"] == "训练已完成"
 
 
 async def test_stop_ends_every_process_of_the_run(make_trainer: MakeTrainer) -> None:
