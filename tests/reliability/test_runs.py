@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks.serving import Server, running
 from prefanno.training import process
+from prefanno.training.keeper import GRACE_S
 from tests.reliability.conftest import Disk, Say
 from tests.reliability.printing import KINDS, MEGABYTE
 
@@ -117,6 +118,24 @@ def test_whatever_a_run_prints_is_kept_and_costs_no_memory(kind: str, tmp_path: 
         assert "Traceback" not in (server.home / "server.log").read_text()
     say(f"the server grew by {(most - before) / MEGABYTE:.0f} MB, the keeper had {keepers / MEGABYTE:.0f} MB")
     assert (most - before) / MEGABYTE < GROWTH_MB and keepers / MEGABYTE < GROWTH_MB
+
+
+@pytest.mark.long
+def test_no_process_outlives_a_stop(tmp_path: Path, say: Say) -> None:
+    """Children that ignore SIGTERM, have their own sessions or lost their parent are gone soon after the grace time."""
+    stubborn = "bash -c 'trap \"\" TERM; echo up; exec sleep 1000'"
+    script = f"{stubborn} & setsid {stubborn} & ({stubborn} &); (setsid {stubborn} &); trap '' TERM; wait; wait; wait"
+    with _serving(tmp_path / "home", script, first=True) as server:
+        server.call("POST", "/api/train/start")
+        while server.call("GET", "/api/train/status")["data"]["log_count"] < 4:
+            time.sleep(0.05)
+        folder = server.home / "runs" / "1"
+        lived, begun = len(process.living(folder)), time.monotonic()
+        server.call("POST", "/api/train/stop")
+        taken = time.monotonic() - begun
+        assert lived >= 6 and process.living(folder) == []
+    say(f"{lived} processes, none alive {taken:.1f} s after the stop, {taken - GRACE_S:.1f} s after the time of grace")
+    assert taken <= GRACE_S + ADOPTED_S
 
 
 @pytest.mark.needs("mount")
