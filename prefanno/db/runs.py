@@ -26,6 +26,13 @@ async def latest_of(session: AsyncSession, started: Mapping[int, datetime]) -> R
     return next((run for run in found if run.started_at == started[run.id]), None)
 
 
+async def of_character(session: AsyncSession, character: str, limit: int) -> Sequence[Run]:
+    """The character's runs, the last first."""
+    return (
+        await session.scalars(select(Run).where(Run.character == character).order_by(*LAST_FIRST).limit(limit))
+    ).all()
+
+
 async def ended(session: AsyncSession) -> Sequence[Run]:
     """All runs that are not under way, the last first."""
     return (await session.scalars(select(Run).where(Run.state != "running").order_by(*LAST_FIRST))).all()

@@ -61,6 +61,13 @@ def reopen(folder: Path, config: RunConfig) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
+def resumable(runs: Path, run: Run) -> bool:
+    """Whether the run can go on from a checkpoint. Blocks."""
+    folder = runs / str(run.id)
+    has_ended = run.state in ("failed", "stopped")
+    return has_ended and has_checkpoint(folder) and _began(folder / STARTED) == run.started_at
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether the recipe can go on from where it was."""
     return any(folder.glob(f"{CHECKPOINTS}/*/*/complete"))

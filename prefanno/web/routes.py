@@ -57,6 +57,7 @@ ROUTES = [
     web.post("/api/train/start", training.start),
     web.post("/api/train/stop", training.stop),
     web.get("/api/train/status", training.status),
+    web.get("/api/train/runs", training.show),
     web.post("/api/train/check", training.check),
     web.get("/api/train/metrics", training.measured),
     web.get("/api/train/log", training_logs.file),

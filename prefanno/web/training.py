@@ -4,20 +4,22 @@ import asyncio
 from dataclasses import asdict, fields
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 from aiohttp import web
 
+from prefanno.db import characters, runs
 from prefanno.db.models import Run
 from prefanno.errors import NotFound
 from prefanno.keys import LOOP
-from prefanno.training import metrics
+from prefanno.training import metrics, run_folder
 from prefanno.training.config import SAVED, Plan
 from prefanno.training.run_folder import folder_of
 from prefanno.web import answers, training_answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.training_answers import MESSAGES
-from prefanno.web.training_schemas import MetricsSchema, PlanSchema, StartSchema, StopSchema
+from prefanno.web.training_schemas import MetricsSchema, PlanSchema, RunsSchema, StartSchema, StopSchema
 
 RECENT = 50  # lines in the status
 
@@ -99,18 +101,33 @@ async def status(request: web.Request) -> web.Response:
             "running": training.running,
             "log_count": training.news.log.count,
             "recent_logs": [asdict(line) for line in recent],
-            "last_run": _last_run(training.last_run),
+            "last_run": await asyncio.to_thread(_view, request.app[LOOP].settings.runs, training.last_run),
         },
     )
 
 
-def _last_run(run: Run | None) -> dict[str, Any] | None:
+@endpoint("Runs", query=RunsSchema, answer=training_answers.Runs)
+async def show(request: web.Request, query: dict[str, Any]) -> web.Response:
+    """The character's, the last first: how each ended, and whether it can be resumed."""
+    loop = request.app[LOOP]
+    async with loop.database.read() as session:
+        slug = (await characters.get(session, query["character"])).slug
+        found = await runs.of_character(session, slug, query["limit"])
+    items = await asyncio.to_thread(lambda: [_view(loop.settings.runs, run) for run in found])
+    return done("训练记录", {"character": slug, "items": items})
+
+
+def _view(folders: Path, run: Run | None) -> dict[str, Any] | None:
     if run is None:
         return None
     return {
         "id": run.id,
         "state": run.state,
+        "character": run.character,
+        "base_model": run.base_model,
+        "resumable": run_folder.resumable(folders, run),
         "started": _time(run.started_at),
+        "resumed": _time(run.resumed_at) if run.resumed_at else None,
         "ended": _time(run.ended_at) if run.ended_at else None,
         "exit_code": run.exit_code,
         "reason": run.reason,

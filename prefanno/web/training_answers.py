@@ -32,11 +32,15 @@ class LogLine(Answer):
 
 
 class LastRun(Answer):
-    """The run under way or the last one; times are UTC."""
+    """A run, as of now the run under way or the last one; times are UTC."""
 
     id = fields.Integer(required=True)
     state = fields.String(required=True, metadata={"enum": ["running", "succeeded", "failed", "stopped"]})
+    character = fields.String(required=True)
+    base_model = fields.String(required=True)
+    resumable = fields.Boolean(required=True)
     started = fields.String(required=True)
+    resumed = fields.String(required=True, allow_none=True)
     ended = fields.String(required=True, allow_none=True)
     exit_code = fields.Integer(required=True, allow_none=True)
     reason = fields.String(required=True, allow_none=True)
@@ -56,6 +60,19 @@ class TrainStatus(Done):
     """`message` is running or idle."""
 
     data = fields.Nested(TrainStatusData, required=True)
+
+
+class RunsData(Answer):
+    """A character's runs, the last first."""
+
+    character = fields.String(required=True)
+    items = fields.List(fields.Nested(LastRun), required=True)
+
+
+class Runs(Done):
+    """`GET /api/train/runs`."""
+
+    data = fields.Nested(RunsData, required=True)
 
 
 class FoundInRow(Answer):

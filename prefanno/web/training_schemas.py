@@ -103,6 +103,12 @@ class StopSchema(StrictSchema):
     save = Truth(load_default=False)
 
 
+class RunsSchema(CharacterSchema):
+    """`GET /api/train/runs`."""
+
+    limit = QueryWhole(load_default=20, validate=between(1, 1000))
+
+
 class MetricsSchema(StrictSchema):
     """`GET /api/train/metrics`: the next page is after `next` of this one; without `run` of the last run."""
 

@@ -289,6 +289,7 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/train/stop")
     await call("GET", "/api/train/status")
     await call("POST", "/api/train/stop", 400)
+    await call("GET", "/api/train/runs")
     await call("GET", "/api/adapters")
     await call("POST", "/api/adapters/promote", json={"adapter": "base"})
     await call("POST", "/api/adapters/promote", 400, json={"adapter": "li-simpo-9"})

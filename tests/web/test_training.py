@@ -130,10 +130,13 @@ async def test_a_run_that_saved_is_resumed(make_trainer: MakeTrainer) -> None:
     assert stopped["message"] == "训练已停止，检查点已保存"
     run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
     assert (run["state"], run["reason"]) == ("stopped", "stopped on request, after saving")
+    listed = (await accepted(await client.get("/api/train/runs"), training_answers.Runs))["data"]
+    assert [(one["id"], one["state"], one["resumable"]) for one in listed["items"]] == [(1, "stopped", True)]
     await accepted(await client.post(START, json={"resume": 1}), answers.Done)
     await client.app[LOOP].training.wait()
     run = (await accepted(await client.get(STATUS), training_answers.TrainStatus))["data"]["last_run"]
     assert (run["id"], run["state"], run["adapter"]) == (1, "succeeded", "li-simpo-1")
+    assert run["resumed"] >= run["started"] and not run["resumable"]
     for resumed, status in ((1, 409), (9, 404)):
         await refused(await client.post(START, json={"resume": resumed}), status)
 
