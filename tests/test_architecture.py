@@ -46,6 +46,7 @@ ONLY: dict[str, set[str]] = {
         "prefanno.training.config",
         "prefanno.training.findings",
         "prefanno.training.methods",
+        "prefanno.files",
     },
     "prefanno.training.keeper": {"prefanno.training.process"},
 }

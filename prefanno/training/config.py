@@ -45,6 +45,7 @@ class RunConfig:
     """`base_model` is the setting, `base_model_path` what can be loaded; `stages` run in order on one adapter.
 
     `start` is the folder of the adapter that the run goes on from; None: it starts fresh from the base model.
+    `checkpoint_s` are the seconds between two checkpoints, at the end of a step.
     """
 
     character: str
@@ -59,6 +60,7 @@ class RunConfig:
     held_out: float = HELD_OUT
     guard: bool = True
     activation_checkpointing: bool = False
+    checkpoint_s: float = 60.0
 
 
 def asked(methods: Sequence[str], values: Sequence[str]) -> list[dict[str, Any]] | None:

@@ -4,6 +4,7 @@
     python -P -m prefanno.training.recipe --check config.json    only look: the report as JSON on standard output
 
 config.json ─▶ each stage: preflight ─▶ examples ─▶ trainer, watched by progress and guard ─▶ adapter/
+                                                     └─▶ checkpoints/, from which it goes on where it finds some
 
 It reads config.json and the exported files it names, and writes metrics.jsonl, summary.json and adapter/. Each row is
 rendered with its own persona by `prompting.py`, so the model sees in training what it sees when it generates. It does
@@ -11,6 +12,7 @@ not touch the database or the server, and does not choose its hyperparameters: c
 """
 
 import json
+import shutil
 import sys
 import warnings
 from collections.abc import Sequence
@@ -50,7 +52,7 @@ def looked_at(config: RunConfig) -> dict[str, Any]:
 
 def train(config: RunConfig) -> None:
     """Train all stages, one after the other, on one adapter. Ends the program where no row is left to train on."""
-    from prefanno.training.recipe import base
+    from prefanno.training.recipe import base, checkpoints
     from prefanno.training.recipe.progress import say
 
     tokenizer = base.tokenizer(config)
@@ -62,15 +64,19 @@ def train(config: RunConfig) -> None:
         sys.exit("no row is left to train on: every row was left out, see the counts above")
     say(f"loading {config.base_model}" + (f", going on from {Path(config.start).name}" if config.start else ""))
     model = base.model(config)
-    summaries = [
-        _stage(number, model, tokenizer, split(found.examples, keys), config)
-        for number, found in enumerate(checked, 1)
-        if found.examples
-    ]
+    checkpoints.clear()
+    done = checkpoints.finished(model)
+    for number in [number for number, found in enumerate(checked, 1) if found.examples and number not in done]:
+        if done:
+            checkpoints.end_if_asked(max(done))
+        done[number] = _stage(number, model, tokenizer, split(checked[number - 1].examples, keys), config)
+        checkpoints.finish(number, model, done[number])
+    summaries = list(done.values())
     SUMMARY.write_text(json.dumps({"stages": summaries}, ensure_ascii=False))
     if all(summary["guard"] and not summary["kept_step"] for summary in summaries):
         sys.exit(f"guard: {summaries[-1]['guard']}; no step was worth keeping")
     model.save_pretrained("adapter", selected_adapters=["default"])
+    shutil.rmtree(checkpoints.FOLDER)
     say(f"adapter complete: {config.adapter}")
 
 
@@ -93,18 +99,27 @@ def _stage(
     """Train one stage on the first of the examples; what came of it, measured at its start and at the kept step."""
     from transformers import PrinterCallback
 
+    from prefanno.training.recipe import checkpoints
     from prefanno.training.recipe.evaluation import Evaluator
-    from prefanno.training.recipe.progress import Progress, storable
+    from prefanno.training.recipe.progress import Progress, say, storable
     from prefanno.training.recipe.trainers import trainer
 
     stage = config.stages[number - 1]
     learnt, kept_back = examples
-    made, scorer = trainer(model, tokenizer, scheduled(learnt, stage["epochs"], config.seed), stage, config)
+    order, folder = scheduled(learnt, stage["epochs"], config.seed), checkpoints.FOLDER / str(number)
+    made, scorer = trainer(model, tokenizer, order, stage, config, folder)
     evaluator = Evaluator(made, learnt, kept_back, config.seed)
     progress = Progress(number, stage["method"], evaluator, scorer, guards=config.guard)
+    saving = checkpoints.Checkpoints(number, progress, config.checkpoint_s)
     made.remove_callback(PrinterCallback)
-    made.add_callback(progress)
-    made.train()
+    for callback in (progress, saving):
+        made.add_callback(callback)
+    if (latest := checkpoints.latest(number)) is not None:
+        checkpoints.go_on(latest, progress)
+        say(f"going on from step {latest.name.rpartition('-')[2]} of stage {number}")
+    made.train(resume_from_checkpoint=str(latest) if latest else None)
+    if saving.saved:
+        checkpoints.end_if_asked(number)
     if progress.stopped is not None:
         progress.restore(model)
     scorer.remove()

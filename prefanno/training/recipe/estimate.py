@@ -21,6 +21,7 @@ from prefanno.training.recipe import base
 GIGABYTE = 1e9
 LIBRARIES = 0.9e9  # bytes that Python, torch and TRL hold before a model is loaded
 OPTIMIZED = 16  # bytes of a trained weight: itself, its gradient, two moments
+WRITTEN = 9  # times the adapter's weights: itself, and of two checkpoints each weights, two moments, the best step's
 PASSES, REFERENCE = 3, 1  # forward, backward for the activations, and what the adapter costs beside
 TRIAL = 2048  # rows and columns of the trial's matrices
 UTILIZED = 0.5  # of the trial's speed: attention, norms and the optimizer multiply little and read much
@@ -45,7 +46,7 @@ def of(config: RunConfig, stages: Sequence[Mapping[str, Any]]) -> dict[str, floa
     passes = again * sum(
         _tokens(of_stage, stage["accumulation"]) for stage, of_stage in zip(config.stages, stages, strict=True)
     )
-    disk = adapter * 4 + sum(Path(stage["file"]).stat().st_size for stage in config.stages)
+    disk = adapter * 4 * WRITTEN + sum(Path(stage["file"]).stat().st_size for stage in config.stages)
     return {
         "memory_gb": round((LIBRARIES + weights * size + adapter * OPTIMIZED + batch * kept) / GIGABYTE, 2),
         "disk_gb": round(disk / GIGABYTE, 3),

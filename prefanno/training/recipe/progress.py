@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from prefanno.training.recipe import guard
 from prefanno.training.recipe.evaluation import Evaluator
 from prefanno.training.recipe.forward import Scorer
-from prefanno.training.recipe.guard import Alarm, Evaluation
+from prefanno.training.recipe.guard import Alarm, Evaluation, Probe
 
 METRICS = Path("metrics.jsonl")
 EVALUATIONS, APART = 6, 8  # in a stage, beside the one before its first step; steps between them at least
@@ -56,15 +56,17 @@ class Progress(TrainerCallback):
         self.evaluations: list[Evaluation] = []
         self.stopped: Alarm | None = None
         self.kept = 0
-        self._best: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}  # the weights of the step that is kept
         self._best_score = (False, float("-inf"))
+        self._first = 0  # the step that this program went on from
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_kwargs: Any) -> None:
-        """Measure where the stage begins."""
+        """Measure where the stage begins; one that goes on was measured then."""
         del args, control
-        self._evaluate(state, model)
+        if not self.evaluations:
+            self._evaluate(state, model)
         self._started = self._since = time.monotonic()
-        self._elsewhere = 0.0
+        self._elsewhere, self._first = 0.0, state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_kwargs: Any) -> None:
         """Tell of a step."""
@@ -72,7 +74,8 @@ class Progress(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         now = time.monotonic()
-        left = (now - self._started - self._elsewhere) / state.global_step * (state.max_steps - state.global_step)
+        step_s = (now - self._started - self._elsewhere) / (state.global_step - self._first)
+        left = step_s * (state.max_steps - state.global_step)
         values = {
             "step": state.global_step,
             "steps": state.max_steps,
@@ -101,7 +104,25 @@ class Progress(TrainerCallback):
 
     def restore(self, model: Any) -> None:
         """Go back to the best step."""
-        set_peft_model_state_dict(model, self._best)
+        set_peft_model_state_dict(model, self.best)
+
+    def state(self) -> dict[str, Any]:
+        """What `take_up` takes, beside the weights: JSON, as Python writes it."""
+        evaluations = [asdict(one) for one in self.evaluations]
+        return {"evaluations": evaluations, "kept": self.kept, "best_score": self._best_score}
+
+    def take_up(self, state: Mapping[str, Any], best: dict[str, Tensor]) -> None:
+        """Go on from what another program had measured."""
+        for said in state["evaluations"]:
+            probes = [Probe(**probe) for probe in said["probes"]]
+            self.evaluations.append(Evaluation(**{**said, "probes": probes}))
+        is_likelier, margin = state["best_score"]
+        self.kept, self.best, self._best_score = state["kept"], best, (is_likelier, margin)
+
+    def pause(self, seconds: float) -> None:
+        """So many seconds went into something else than a step."""
+        self._elsewhere += seconds
+        self._since += seconds
 
     def _evaluate(self, state: Any, model: Any) -> list[Alarm]:
         began = time.monotonic()
@@ -114,9 +135,7 @@ class Progress(TrainerCallback):
         record("evaluation", self._about | storable(values))
         for probe in probes:
             record("probe", self._about | {"step": now.step} | storable(probe))
-        taken = time.monotonic() - began
-        self._elsewhere += taken
-        self._since += taken
+        self.pause(time.monotonic() - began)
         return found
 
     def _remember(self, model: Any, now: Evaluation, found: list[Alarm]) -> None:
@@ -125,10 +144,10 @@ class Progress(TrainerCallback):
             start = self.evaluations[0].chosen_logp
             is_likelier = now.chosen_logp is None or start is None or now.chosen_logp >= start
             score = is_likelier, (now.chosen_logp or 0.0) - (now.rejected_logp or 0.0)
-        if not self._best or (not found and score > self._best_score):
+        if not self.best or (not found and score > self._best_score):
             self._best_score, self.kept = score, now.step
             weights = get_peft_model_state_dict(model)
-            self._best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
 
     def _tell(self, alarm: Alarm, state: Any, control: Any) -> None:
         record("alarm", self._about | {"step": state.global_step} | asdict(alarm))

@@ -4,6 +4,7 @@ The losses are TRL's. `trl.experimental` may change in any release: this is the 
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -20,17 +21,23 @@ from prefanno.training.recipe.examples import Example, lone, together
 from prefanno.training.recipe.forward import NOT_LEARNT, Scorer
 
 Row = dict[str, Any]
+KEPT = 2  # checkpoints of a stage: the newest may not be complete yet
 WARM_UP, WARMED_UP = 2, 20  # steps of warm-up, in a stage of at least so many: the first has a learning rate of 0
 
 
-def trainer(model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, config: RunConfig) -> tuple[Any, Scorer]:
-    """A trainer that goes once through the examples in this order, and what scores its batches."""
+def trainer(  # noqa: PLR0913, PLR0917 - what a stage is made of
+    model: Any, tokenizer: Any, order: Sequence[Example], stage: Row, config: RunConfig, folder: Path
+) -> tuple[Any, Scorer]:
+    """A trainer that goes once through the examples in this order, and what scores its batches.
+
+    Its checkpoints go to `folder`.
+    """
     pairs = METHODS[stage["method"]].pairs
     order = order[: len(order) - lone(len(order), together(order, stage)[0], stage)]
     make: dict[str, Any] = {"sft": _sft, "simpo": _simpo, "dpo": _dpo, "orpo": _orpo, "kto": _kto}
     made = make[stage["method"]](
         stage,
-        _arguments(stage, config, order),
+        _arguments(stage, config, order) | {"output_dir": str(folder)},
         model=model,
         train_dataset=_dataset(order, _pair if pairs else _single),
         processing_class=tokenizer,
@@ -164,7 +171,6 @@ def _arguments(stage: Row, config: RunConfig, order: Sequence[Example]) -> Row:
     """What every TRL trainer is told. The dataset holds all epochs in their order, so it is gone through once."""
     size, steps = together(order, stage)
     return {
-        "output_dir": "checkpoints",
         "learning_rate": stage["learning_rate"],
         "num_train_epochs": 1,
         "train_sampling_strategy": "sequential",
@@ -175,7 +181,8 @@ def _arguments(stage: Row, config: RunConfig, order: Sequence[Example]) -> Row:
         "warmup_steps": WARM_UP if steps >= WARMED_UP else 0,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # else a loss that is no number would be told as the mean of the others
-        "save_strategy": "no",
+        "save_strategy": "no",  # but where a callback asks for it
+        "save_total_limit": KEPT,
         "report_to": "none",
         "disable_tqdm": True,
         "activation_checkpointing": config.activation_checkpointing,

@@ -100,7 +100,7 @@ def test_later_losses_compare_with_where_the_stage_began(
     tokenizer = base.tokenizer(config)
     examples = check(config.stages[0], ChatTemplate.of(tokenizer), config.max_length).examples
     model = base.model(config)
-    made, scorer = trainer(model, tokenizer, examples, config.stages[0], config)
+    made, scorer = trainer(model, tokenizer, examples, config.stages[0], config, tmp_path)
     torch.manual_seed(2)
     for name, parameter in model.named_parameters():
         if "lora_B.default" in name:
@@ -125,7 +125,7 @@ def test_checkpointing_is_as_asked(
     warnings.simplefilter("ignore")
     tokenizer, model = base.tokenizer(config), base.model(config)
     examples = check(config.stages[0], ChatTemplate.of(tokenizer), config.max_length).examples
-    made, scorer = trainer(model, tokenizer, examples, config.stages[0], config)
+    made, scorer = trainer(model, tokenizer, examples, config.stages[0], config, tmp_path)
     made.train()
     scorer.remove()
     assert model.get_base_model().is_activation_checkpointing == wanted
