@@ -24,7 +24,7 @@ LAYERS = (
     ("handover",),
     ("ahead",),
     ("recording", "chat"),
-    ("annotation", "generation", "training"),
+    ("annotation", "arena", "generation", "training"),
     ("migrations",),
     ("prompt_files",),
     ("persona", "prompts"),

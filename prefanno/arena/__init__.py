@@ -1,0 +1,1 @@
+"""What comparing two adapters blindly means: the votes, and what they prove."""

@@ -1,0 +1,1 @@
+"""Tests of `arena`, one file for each module."""
