@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from prefanno import __version__, home, settings
-from prefanno.db import backup, file, upgrade
-from prefanno.errors import DatabaseUnavailable, InvalidSetting, PrefannoError, printable
+from prefanno.adapter_commands import adapters
+from prefanno.database_commands import db
+from prefanno.db import file, upgrade
+from prefanno.errors import DatabaseUnavailable, PrefannoError, printable
 
 
 def main() -> None:
@@ -31,6 +33,10 @@ def main() -> None:
 @click.version_option(__version__)
 def cli() -> None:
     """Turn taste into a model: generate, choose, train, reload, on one machine."""
+
+
+cli.add_command(adapters)
+cli.add_command(db)
 
 
 @cli.command()
@@ -102,59 +108,6 @@ def prompts_import(form: str | None, character: str | None, files: tuple[Path, .
     sys.exit(0 if whole else 1)
 
 
-@cli.group()
-def db() -> None:
-    """The database."""
-
-
-@db.command("upgrade")
-def db_upgrade() -> None:
-    """Bring the database to the newest schema."""
-    current = settings.read()
-    with home.owned(current):
-        done = upgrade.upgrade(current.database)
-    click.echo(f"{current.database}: {'upgraded to' if done else 'is at'} schema {file.HEAD}")
-    if done and done.backup:
-        click.echo(f"backup of schema {done.before}: {done.backup}")
-
-
-@db.command("backup")
-@click.option("--to", type=click.Path(path_type=Path, dir_okay=False), help="A new file; default: data/backups/.")
-def db_backup(to: Path | None) -> None:
-    """Copy the database to one file and verify it; works while the server runs."""
-    current = settings.read()
-    file_path = _file(current, "pg_dump")
-    target = to or backup.place(file_path)
-    _tell(backup.back_up(file_path, target.absolute()))
-    click.echo(f"backup: {target}")
-
-
-@db.command("restore")
-@click.argument("source", metavar="FILE", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-def db_restore(source: Path) -> None:
-    """Put a backup in the place of the database, which is backed up first."""
-    current = settings.read()
-    file_path = _file(current, "pg_restore")
-    with home.owned(current):
-        restored, replaced = backup.restore(source.absolute(), file_path)
-    _tell(restored)
-    click.echo(f"restored: {file_path}")
-    if replaced:
-        click.echo(f"what it replaced: {replaced}")
-
-
-@db.command("copy")
-def db_copy() -> None:
-    """Copy the home's SQLite file to the empty PostgreSQL of PREFANNO_DATABASE_URL, and compare both."""
-    from prefanno import terminal
-
-    current = settings.read()
-    if not isinstance(current.database, settings.Postgres):
-        raise InvalidSetting("set PREFANNO_DATABASE_URL to the PostgreSQL that the SQLite file is copied to")
-    with home.owned(current):
-        terminal.copy(current, current.database)
-
-
 @cli.command()
 @click.argument("ids", nargs=-1, type=click.IntRange(1, 10**18 - 1))
 @click.option("--deleted", is_flag=True, help="All annotations of the character that are deleted.")
@@ -211,64 +164,6 @@ def train(  # noqa: PLR0913, PLR0917 - the options
         sys.exit(asyncio.run(terminal.train(current, plan, character, rebuild=rebuild, resume=resume)))
 
 
-@cli.group("adapters")
-def adapters_group() -> None:
-    """What was trained: which there are, and which of them a load takes by itself."""
-
-
-def _character(command: Callable[..., None]) -> Callable[..., None]:
-    return click.option("--character", help="A character's slug; default: the current one.")(command)
-
-
-@adapters_group.command("list")
-@_character
-def adapters_list(character: str | None) -> None:
-    """The character's adapters, the newest first; * is the one that a load takes."""
-    from prefanno import shelf
-
-    asyncio.run(shelf.show(settings.read(), character))
-
-
-@adapters_group.command("promote")
-@_character
-@click.argument("name")
-def adapters_promote(name: str, character: str | None) -> None:
-    """Let a load take this one from now on; "base" is the base model as it is."""
-    from prefanno import shelf
-
-    asyncio.run(shelf.promote(settings.read(), character, name))
-
-
-@adapters_group.command("rollback")
-@_character
-def adapters_rollback(character: str | None) -> None:
-    """Take the last promotion back."""
-    from prefanno import shelf
-
-    asyncio.run(shelf.roll_back(settings.read(), character))
-
-
-@adapters_group.command("note")
-@click.argument("name")
-@click.argument("text")
-def adapters_note(name: str, text: str) -> None:
-    """Keep a note with an adapter, in place of the one before; an empty TEXT is none."""
-    from prefanno.training import registry
-
-    registry.note(settings.read().outputs, name, text)
-
-
-@adapters_group.command("delete")
-@click.argument("name")
-def adapters_delete(name: str) -> None:
-    """Delete an adapter for good; refused where it is promoted."""
-    from prefanno import shelf
-
-    current = settings.read()
-    with home.owned(current):  # else it may be loaded
-        shelf.delete(current, name)
-
-
 @cli.command()
 def doctor() -> None:
     """Check this machine and this home, and say what to mend."""
@@ -279,18 +174,6 @@ def doctor() -> None:
         failed = failed or not check.ok
         click.echo(f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.text}")
     sys.exit(1 if failed else 0)
-
-
-def _file(current: settings.Settings, instead: str) -> Path:
-    """The SQLite file. Raises InvalidSetting where the database is a PostgreSQL."""
-    if isinstance(current.database, settings.Postgres):
-        raise InvalidSetting(f"the database is {current.database}: use PostgreSQL's own {instead}")
-    return current.database
-
-
-def _tell(contents: file.Contents) -> None:
-    rows = ", ".join(f"{count} {table}" for table, count in contents.rows.items() if count)
-    click.echo(f"schema {contents.revision}, sound: {rows}")
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from prefanno.db.engine import Database
 from prefanno.db.file import HEAD
 from prefanno.errors import DatabaseUnavailable, TrainingRunning, printable
 from prefanno.settings import Settings
-from prefanno.training import adapters, registry, run_folder
+from prefanno.training import registry, run_folder
 
 MEGABYTE = 1e6
 
@@ -19,15 +19,14 @@ MEGABYTE = 1e6
 async def show(settings: Settings, slug: str | None) -> None:
     """One line for each adapter of the character."""
     slug = await _slug(settings, slug)
-    chosen = registry.chosen(settings.outputs, slug, settings.model)
-    said = registry.read(settings.outputs)
-    mine = [one for one in adapters.every(settings.outputs) if one.character == slug]
-    for one in sorted(mine, key=lambda one: one.number, reverse=True):
-        mark = "*" if chosen is not None and chosen.name == one.name else " "
-        promoted = ["promoted"] if said.of(slug, one.base_model)[-1:] == [one.name] else []
+    items = registry.listed(settings.outputs, slug, settings.model)
+    for item in items:
+        one = item.adapter
+        promoted = ["promoted"] if item.promoted else []
         facts = [f"run {one.run}", f"on {one.base_model}", f"{one.bytes / MEGABYTE:.1f} MB", *promoted]
-        click.echo(f"{mark} {one.name}: {', '.join(facts)}" + _note(said.notes.get(one.name)))
-    if chosen is None:
+        note = f" – {printable(item.note)}" if item.note else ""
+        click.echo(f"{'*' if item.chosen else ' '} {one.name}: {', '.join(facts)}{note}")
+    if not any(item.chosen for item in items):
         click.echo(f"* {registry.BASE}: {settings.model} without an adapter")
 
 
@@ -61,7 +60,3 @@ async def _slug(settings: Settings, slug: str | None) -> str:
         raise DatabaseUnavailable(f"no up-to-date database at {settings.database}; run `prefanno db upgrade` first")
     async with Database.open(settings.database) as database, database.read() as session:
         return (await characters.get(session, slug)).slug
-
-
-def _note(text: str | None) -> str:
-    return f" – {printable(text)}" if text else ""

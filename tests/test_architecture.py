@@ -16,6 +16,7 @@ FOLDERS = {"prefanno": "prefanno", "exporters": "prefanno.exporters", "migration
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("adapter_commands", "database_commands"),
     ("server", "terminal", "transfers", "shelf", "checks"),
     ("app",),
     ("web",),

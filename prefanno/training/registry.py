@@ -43,6 +43,16 @@ class Registry:
         return [one.adapter for one in self.promotions if (one.character, one.base_model) == made]
 
 
+@dataclass(frozen=True)
+class Listed:
+    """An adapter, and what is said of it."""
+
+    adapter: Adapter
+    note: str
+    promoted: bool  # the last one of its character and base model
+    chosen: bool  # a load takes it by itself
+
+
 def read(outputs: Path) -> Registry:
     """What is said. Raises RegistryDamaged where the file is none that this could have written."""
     try:
@@ -69,6 +79,21 @@ def chosen(outputs: Path, character: str, base_model: str) -> Adapter | None:
         if name in fitting:
             return fitting[name]
     return max(fitting.values(), key=lambda one: one.number, default=None)
+
+
+def listed(outputs: Path, character: str, base_model: str) -> list[Listed]:
+    """The character's adapters of every base model, the newest first; chosen is one of this. Raises RegistryDamaged."""
+    said, taken = read(outputs), chosen(outputs, character, base_model)
+    mine = [one for one in adapters.every(outputs) if one.character == character]
+    return [
+        Listed(
+            one,
+            note=said.notes.get(one.name, ""),
+            promoted=said.of(character, one.base_model)[-1:] == [one.name],
+            chosen=taken is not None and taken.name == one.name,
+        )
+        for one in sorted(mine, key=lambda one: one.number, reverse=True)
+    ]
 
 
 def meant(outputs: Path, character: str, base_model: str, name: str | None) -> Adapter | None:

@@ -9,9 +9,8 @@ from aiohttp import web
 
 from prefanno.db import characters
 from prefanno.keys import LOOP
-from prefanno.training import adapters, registry
-from prefanno.training.adapters import Adapter
-from prefanno.training.registry import Registry
+from prefanno.training import registry
+from prefanno.training.registry import Listed
 from prefanno.web import answers, training_answers
 from prefanno.web.endpoint import done, endpoint
 from prefanno.web.schemas import CharacterSchema
@@ -79,14 +78,13 @@ async def _in_force(where: tuple[Path, str, str]) -> dict[str, Any]:
 
 
 def _listed(outputs: Path, slug: str, base_model: str) -> dict[str, Any]:
-    mine = [one for one in adapters.every(outputs) if one.character == slug]
-    said, chosen = registry.read(outputs), registry.chosen(outputs, slug, base_model)
-    items = [_view(one, said, chosen) for one in sorted(mine, key=lambda one: one.number, reverse=True)]
-    return {"character": slug, "adapter": chosen.name if chosen else None, "items": items}
+    items = registry.listed(outputs, slug, base_model)
+    chosen = next((item.adapter.name for item in items if item.chosen), None)
+    return {"character": slug, "adapter": chosen, "items": [_view(item) for item in items]}
 
 
-def _view(one: Adapter, said: Registry, chosen: Adapter | None) -> dict[str, Any]:
-    promoted = said.of(one.character, one.base_model)
+def _view(item: Listed) -> dict[str, Any]:
+    one = item.adapter
     return {
         "name": one.name,
         "method": one.method,
@@ -98,7 +96,7 @@ def _view(one: Adapter, said: Registry, chosen: Adapter | None) -> dict[str, Any
         "snapshot": one.card.get("snapshot"),
         "metrics": one.card.get("metrics"),
         "bytes": one.bytes,
-        "note": said.notes.get(one.name, ""),
-        "promoted": promoted[-1:] == [one.name],
-        "chosen": chosen is not None and chosen.name == one.name,
+        "note": item.note,
+        "promoted": item.promoted,
+        "chosen": item.chosen,
     }

@@ -33,6 +33,22 @@ def test_without_a_promotion_the_newest_is_chosen(outputs: Path) -> None:
     assert registry.chosen(outputs, "li", "another") is None
 
 
+def test_the_list_says_of_each_what_is_said_of_it(outputs: Path) -> None:
+    """The character's adapters, the newest first: which a load takes, which is promoted on its base, and notes."""
+    _publish(outputs.parent, 5, "li-kto-10", "another")
+    registry.promote(outputs, *LI, "li-sft-1")
+    registry.promote(outputs, "li", "another", "li-kto-10")
+    registry.note(outputs, "li-dpo-3", "dry")
+    assert [(one.adapter.name, one.note, one.promoted, one.chosen) for one in registry.listed(outputs, *LI)] == [
+        ("li-kto-10", "", True, False),
+        ("li-dpo-3", "dry", False, False),
+        ("li-simpo-2", "", False, False),
+        ("li-sft-1", "", True, True),
+    ]
+    registry.promote(outputs, *LI, BASE)
+    assert not any(one.chosen or one.adapter.name == "li-sft-1" and one.promoted for one in registry.listed(outputs, *LI))
+
+
 def test_promotions_are_a_stack(outputs: Path) -> None:
     """The one promoted last is chosen; each roll-back gives the one before, at last the newest, then it is refused."""
     for name in ("li-sft-1", BASE, "li-simpo-2", "li-simpo-2"):
