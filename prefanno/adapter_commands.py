@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -53,6 +54,17 @@ def adapters_note(name: str, text: str) -> None:
     from prefanno.training import registry
 
     registry.note(settings.read().outputs, name, text)
+
+
+@adapters.command("export")
+@click.argument("name")
+@click.option("--to", required=True, type=click.Path(path_type=Path, file_okay=False), help="A new folder.")
+@click.option("--gguf", is_flag=True, help="Convert it for llama.cpp, too, by its own converter.")
+def adapters_export(name: str, to: Path, gguf: bool) -> None:
+    """Merge an adapter into its base model, for other programs; works while the server runs."""
+    from prefanno import shelf
+
+    shelf.export(settings.read(), name, to.resolve(), gguf=gguf)
 
 
 @adapters.command("delete")

@@ -2,7 +2,9 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import click
 
@@ -10,8 +12,9 @@ from prefanno.db import characters, upgrade
 from prefanno.db.engine import Database
 from prefanno.db.file import HEAD
 from prefanno.errors import DatabaseUnavailable, TrainingRunning, printable
+from prefanno.generation import base_model
 from prefanno.settings import Settings
-from prefanno.training import registry, run_folder
+from prefanno.training import adapters, merging, registry, run_folder
 
 MEGABYTE = 1e6
 
@@ -46,6 +49,18 @@ def delete(settings: Settings, name: str) -> None:
         if not (folder / "exit.json").exists() and run_folder.may_go_on(folder):
             raise TrainingRunning
     shutil.rmtree(registry.take_away(settings.outputs, name))
+
+
+def export(settings: Settings, name: str, folder: Path, *, gguf: bool) -> None:
+    """Write an adapter merged into the base model that it was trained on, whichever the settings name."""
+    adapter = adapters.get(settings.outputs, name)
+    converter = merging.converter() if gguf else None
+    base = base_model.resolve(replace(settings, model=adapter.base_model))
+    merging.merge(adapter, base, folder)
+    click.echo(f"model: {folder}")
+    if converter is not None:
+        click.echo("converting it for llama.cpp")
+        click.echo(f"GGUF: {merging.convert(converter, folder, name)}")
 
 
 async def _change(settings: Settings, slug: str | None, change: Callable[..., None]) -> None:

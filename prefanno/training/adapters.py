@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prefanno import files
+from prefanno.errors import NotFound
 from prefanno.snapshot import ENDING
 from prefanno.training.config import RunConfig
 
@@ -47,6 +48,14 @@ def newest(outputs: Path, character: str, base_model: str) -> Adapter | None:
 def named(outputs: Path, character: str, base_model: str, name: str) -> Adapter | None:
     """The character's complete adapter of this name, where it was trained on this base model."""
     return next((one for one in fitting(outputs, character, base_model) if one.name == name), None)
+
+
+def get(outputs: Path, name: str) -> Adapter:
+    """The complete adapter of this name, of whatever character and base model. Raises NotFound."""
+    found = next((one for one in every(outputs) if one.name == name), None)
+    if found is None:
+        raise NotFound(f"there is no adapter {name}", f"未找到 adapter：{name}")
+    return found
 
 
 def fitting(outputs: Path, character: str, base_model: str) -> list[Adapter]:

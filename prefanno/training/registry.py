@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from prefanno import files
-from prefanno.errors import Conflict, InvalidInput, NotFound, RegistryDamaged
+from prefanno.errors import Conflict, InvalidInput, RegistryDamaged
 from prefanno.training import adapters
 from prefanno.training.adapters import Adapter
 
@@ -147,7 +147,7 @@ def note(outputs: Path, name: str, text: str) -> None:
     """Keep a note with the adapter, in place of the one before; an empty one is none. Raises NotFound."""
 
     def change(registry: Registry) -> None:
-        _found(outputs, name)
+        adapters.get(outputs, name)
         registry.notes.pop(name, None)
         if text:
             registry.notes[name] = text
@@ -163,7 +163,7 @@ def take_away(outputs: Path, name: str) -> Path:
     away = outputs / f"{DELETED}{name}-{secrets.token_hex(4)}"
 
     def change(registry: Registry) -> None:
-        found = _found(outputs, name)
+        found = adapters.get(outputs, name)
         if registry.of(found.character, found.base_model)[-1:] == [name]:
             raise Conflict(
                 f"{name} is promoted; promote another or roll back first", f"{name} 已启用，请先启用其他 adapter 或回退"
@@ -174,17 +174,6 @@ def take_away(outputs: Path, name: str) -> Path:
 
     _changed(outputs, change)
     return away
-
-
-def _found(outputs: Path, name: str) -> Adapter:
-    found = next((one for one in adapters.every(outputs) if one.name == name), None)
-    if found is None:
-        raise _missing(name)
-    return found
-
-
-def _missing(name: str) -> NotFound:
-    return NotFound(f"there is no adapter {name}", f"未找到 adapter：{name}")
 
 
 def _changed(outputs: Path, change: Callable[[Registry], None]) -> None:

@@ -46,7 +46,9 @@ def test_the_list_says_of_each_what_is_said_of_it(outputs: Path) -> None:
         ("li-sft-1", "", True, True),
     ]
     registry.promote(outputs, *LI, BASE)
-    assert not any(one.chosen or one.adapter.name == "li-sft-1" and one.promoted for one in registry.listed(outputs, *LI))
+    assert not any(
+        one.chosen or (one.adapter.name == "li-sft-1" and one.promoted) for one in registry.listed(outputs, *LI)
+    )
 
 
 def test_promotions_are_a_stack(outputs: Path) -> None:
