@@ -17,7 +17,7 @@ from pathlib import Path
 from prefanno import files
 from prefanno.errors import Conflict, NotFound, PrefannoError, StorageFull
 from prefanno.training.adapters import CARD, Adapter
-from prefanno.training.supervisor import SECRETS
+from prefanno.training.keepers import SECRETS
 
 MERGE = (sys.executable, "-P", "-m", "prefanno.training.recipe.merge")
 CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf", "llama-convert-hf-to-gguf")
