@@ -43,6 +43,7 @@ class Ahead:
 
     def __init__(self, settings: Settings, database: Database, engine: Engine) -> None:
         self.order: Order = "given"
+        self.is_paused = False  # what is loaded is not what people talk to
         self._settings, self._database, self._engine = settings, database, engine
         self._jobs: dict[int, Job] = {}  # by prompt
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +99,7 @@ class Ahead:
 
     async def _submit_next(self) -> None:
         loaded = self._engine.loaded
-        if loaded is None or self._engine.state != "loaded" or self._trouble.lasts:
+        if loaded is None or self._engine.state != "loaded" or self._trouble.lasts or self.is_paused:
             return
         origin = Origin(self._settings.model, loaded)
         if loaded is not self._fresh:  # what was written ahead for another is dropped

@@ -8,12 +8,14 @@ import aiohttp_cors
 from aiohttp import WSCloseCode, web
 
 from prefanno.ahead import Ahead
+from prefanno.comparing import ENDED
 from prefanno.db.engine import Database
 from prefanno.generation.engine import Engine
 from prefanno.keys import CLOSING, LOOP, SOCKETS
 from prefanno.loop import Loop
 from prefanno.settings import Settings
 from prefanno.training.supervisor import Supervisor
+from prefanno.voting import promote_all_due
 from prefanno.web.body import MAX_BYTES
 from prefanno.web.middlewares import one_error_shape, walls
 from prefanno.web.routes import ROUTES
@@ -51,6 +53,9 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
         ahead = await parts.enter_async_context(Ahead.running(settings, database, engine))
         loop = Loop(settings, database, engine, ahead, training)
         parts.push_async_callback(loop.handover.close)
+        parts.push_async_callback(loop.comparing.give_way, ENDED)
+        await loop.comparing.recover()
+        await promote_all_due(settings, database)
         loop.handover.adopt()
         yield loop
 
@@ -58,6 +63,7 @@ async def opened(settings: Settings) -> AsyncIterator[Loop]:
 async def _let_go(app: web.Application) -> None:
     """An open WebSocket, a long generation or an import would keep the server alive after it was told to end."""
     app[CLOSING].set()
+    await app[LOOP].comparing.give_way(ENDED)
     await app[LOOP].engine.unload()
     sockets = app[SOCKETS]
     closing = [socket.close(code=WSCloseCode.GOING_AWAY) for socket in sockets]

@@ -21,6 +21,7 @@ PrefannoError
 ├── Unavailable           a part cannot serve now; trying again later can help
 │   ├── GenerationCancelled
 │   │   └── ClientGone
+│   ├── ComparisonRunning
 │   ├── EngineFailed
 │   │   ├── OutOfMemory
 │   │   └── EngineBroken
@@ -200,6 +201,13 @@ class ClientGone(GenerationCancelled):
 
     english = "the client left, and its generation was cancelled"
     detail = "生成已取消：客户端已断开连接"
+
+
+class ComparisonRunning(Unavailable):
+    """The engine answers for a comparison, by an adapter that nobody chose to talk to."""
+
+    english = "a comparison is being answered; wait for its end or stop it (POST /api/comparisons/{id}/stop)"
+    detail = "正在为对比生成回复，请等待结束或调用 POST /api/comparisons/{id}/stop"
 
 
 class EngineFailed(Unavailable):

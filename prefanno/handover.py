@@ -18,6 +18,7 @@ from typing import Any
 
 from prefanno import files, snapshot
 from prefanno.annotation.export import export
+from prefanno.comparing import TRAINS, Comparing
 from prefanno.db import characters
 from prefanno.db.engine import Database
 from prefanno.db.models import Run
@@ -56,11 +57,17 @@ Prepared = tuple[RunConfig, Callable[[], Awaitable[Run]]]  # and what begins it
 class Handover:
     """Starts runs; `load` loads a character's adapter with these settings. `close` comes before the engine's."""
 
-    def __init__(
-        self, settings: Settings, database: Database, engine: Engine, training: Supervisor, load: Load
+    def __init__(  # noqa: PLR0913, PLR0917 - the stations
+        self,
+        settings: Settings,
+        database: Database,
+        engine: Engine,
+        training: Supervisor,
+        comparing: Comparing,
+        load: Load,
     ) -> None:
         self._settings, self._database = settings, database
-        self._engine, self._training, self._load = engine, training, load
+        self._engine, self._training, self._comparing, self._load = engine, training, comparing, load
         self._starting = False  # a run is being prepared; it counts as under way
         self._returning: asyncio.Task[None] | None = None
         self._checking = asyncio.Lock()
@@ -162,14 +169,16 @@ class Handover:
             raise TrainingRunning
         if self._engine.state == "loading" and unload:
             raise ModelLoading  # its settings are not known yet, so they could not be given back
-        if (self._engine.loaded is not None or self._engine.state == "loading") and not unload:
+        in_use = self._comparing.in_force is not None or self._comparing.answering is not None
+        if (in_use or self._engine.state == "loading") and not unload:
             raise ModelLoaded
         self._starting = True
         before: Loaded | None = None
         try:
             await self._take_training()
             config, begin = await prepared()
-            before = self._engine.loaded  # all that can be found wrong was, so it goes only now
+            before = self._comparing.in_force  # all that can be found wrong was, so it goes only now
+            await self._comparing.give_way(TRAINS)
             await self._engine.unload()
             run = await begin()
         except BaseException as error:

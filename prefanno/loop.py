@@ -15,11 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno import chat, persona, prompts
 from prefanno.ahead import Ahead
 from prefanno.annotation import conversations
+from prefanno.comparing import LOADED, UNLOADED, Comparing
 from prefanno.db import characters
 from prefanno.db.engine import Database
 from prefanno.db.models import Character, Generation, Prompt
 from prefanno.db.prompts import Order
 from prefanno.errors import (
+    ComparisonRunning,
     Conflict,
     GenerationCancelled,
     InvalidInput,
@@ -57,16 +59,19 @@ class Loop:
     engine: Engine
     ahead: Ahead
     training: Supervisor
+    comparing: Comparing = field(init=False)
     handover: Handover = field(init=False)
     being_answered: set[int] = field(default_factory=set)  # prompts whose candidates a person waits for
 
     def __post_init__(self) -> None:
         """Runs are started by what gives the machine back to `load`."""
-        self.handover = Handover(self.settings, self.database, self.engine, self.training, self.load)
+        parts = (self.settings, self.database, self.engine)
+        self.comparing = Comparing(*parts, self.ahead, self._refuse_training)
+        self.handover = Handover(*parts, self.training, self.comparing, self.load)
 
     def persona(self, character: Character) -> str:
         """The character's persona in force: the loaded model's, else its own."""
-        loaded = self.engine.loaded
+        loaded = self.comparing.in_force
         if loaded is not None and loaded.character == character.slug:
             return loaded.config.system_prompt
         return persona.of(character, self.settings)
@@ -78,21 +83,30 @@ class Loop:
         """
         async with self.database.read() as session:
             character = await characters.get(session, slug)
-        if self.handover.is_busy:
-            raise TrainingRunning
+        self._refuse_training()
         config = GenerationConfig(**({"system_prompt": persona.of(character, self.settings)} | options))
         meant = registry.meant(self.settings.outputs, character.slug, self.settings.model, adapter)
+        if self.engine.state == "loading":
+            raise ModelLoading
+        await self.comparing.give_way(LOADED)
+        self._refuse_training()  # a run may have begun meanwhile
         loaded = await self.engine.load(config, str(meant.folder) if meant else None, character.slug)
         self.ahead.wake()
         return loaded
 
+    async def unload(self) -> None:
+        """Free the model's memory, whoever uses it."""
+        await self.comparing.give_way(UNLOADED)
+        await self.engine.unload()
+
     async def delete(self, adapter: str) -> None:
         """Delete an adapter. Raises NotFound, TrainingRunning, ModelLoading, and Conflict where it is in use."""
-        if self.handover.is_busy:  # it may go on from this one
-            raise TrainingRunning
+        self._refuse_training()  # it may go on from this one
         if self.engine.state == "loading":
             raise ModelLoading
-        loaded = self.engine.loaded
+        if self.comparing.names(adapter):
+            raise Conflict(f"{adapter} is being compared; stop that first", f"{adapter} 正在对比中，请先停止对比")
+        loaded = self.comparing.in_force
         if loaded is not None and loaded.adapter is not None and Path(loaded.adapter).name == adapter:
             raise Conflict(f"{adapter} is loaded; unload it first", f"{adapter} 已加载，请先卸载模型或加载其他 adapter")
         gone = registry.take_away(self.settings.outputs, adapter)  # at once: no load or run can come in between
@@ -207,7 +221,7 @@ class Loop:
 
     def is_current(self, character: Character) -> IsCurrent:
         """What tells whether candidates are those that the character would write, now or when it is loaded next."""
-        loaded = self.engine.loaded
+        loaded = self.comparing.in_force
         if loaded is not None and loaded.character == character.slug:
             return self._origin(loaded).made
         chosen = registry.chosen(self.settings.outputs, character.slug, self.settings.model)
@@ -216,14 +230,23 @@ class Loop:
 
     async def meant(self, session: AsyncSession, slug: str | None) -> Character:
         """The character of this slug; of None the loaded one, else the current one. Raises InvalidInput."""
-        loaded = self.engine.loaded
+        loaded = self.comparing.in_force
         return await characters.get(session, loaded.character if loaded is not None and slug is None else slug)
 
     def _origin(self, loaded: Loaded, turn: Generation | None = None, prompt: int | None = None) -> Origin:
         return Origin(self.settings.model, loaded, turn, prompt)
 
+    def _refuse_training(self) -> None:
+        if self.handover.is_busy:
+            raise TrainingRunning
+
     def _speaking(self, character: str | None) -> Loaded:
-        """What is loaded. Raises ModelNotLoaded or ModelLoading; InvalidInput where it is not this character."""
+        """What is loaded. Raises ModelNotLoaded, ModelLoading or ComparisonRunning.
+
+        Raises InvalidInput where it is not this character.
+        """
+        if self.comparing.answering is not None:
+            raise ComparisonRunning
         loaded = self.engine.loaded
         if self.engine.state == "loading":
             raise ModelLoading

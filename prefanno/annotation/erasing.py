@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from prefanno.annotation import history
-from prefanno.db import annotations, generations, idempotency, prompts, search, steps
+from prefanno.db import annotations, comparisons, generations, idempotency, prompts, search, steps
 from prefanno.db.models import Annotation
 
 
@@ -38,6 +38,7 @@ async def erase(session: AsyncSession, numbers: Sequence[int]) -> Erased:
     await steps.forget_empty_steps(session)
     removed = await generations.remove(session, turns)
     await prompts.forget(session, said)
+    await comparisons.forget_asked(session, said)
     await search.merge(session)
     return Erased(erased, events_erased, len(removed), len(set(turns) - removed))
 
@@ -62,5 +63,6 @@ async def _erase_part(session: AsyncSession, found: Sequence[Annotation]) -> int
     await history.keep_counts(session, [(annotation, -int(annotation.listed)) for annotation in found])
     forgotten = await steps.forget(session, ids)
     await idempotency.forget(session, ids)
+    await comparisons.forget(session, ids)
     await annotations.remove(session, ids)
     return forgotten

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prefanno.errors import DatabaseDamaged, DatabaseUnavailable, PrefannoError, StorageFull
 
-HEAD = "0005"  # the newest of the numbers in migrations/versions; tests/db/test_upgrade.py holds it to that
+HEAD = "0006"  # the newest of the numbers in migrations/versions; tests/db/test_upgrade.py holds it to that
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 TABLES = (
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name != 'alembic_version'"

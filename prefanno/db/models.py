@@ -226,6 +226,71 @@ class Prompt(Base):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
+class Comparison(Base):
+    """An adapter on trial `against` another, both by their names; the base model alone has a name, too.
+
+    `state` is answering, while the replies are written; then open, or failed, for `reason`: what was written can be
+    voted on in any state. `left_out` counts the prompts that could not be answered. Where it `promotes`, `promotion`
+    is due when the votes say that the adapter is better, then done, or failed.
+    """
+
+    __tablename__ = "comparisons"
+    __table_args__ = (
+        CheckConstraint("state IN ('answering', 'open', 'failed')", name="state"),
+        CheckConstraint("promotion IN ('due', 'done', 'failed')", name="promotion"),
+        Index(None, "character", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
+    character: Mapped[str] = mapped_column(ForeignKey("characters.slug"))
+    base_model: Mapped[str]
+    adapter: Mapped[str]
+    against: Mapped[str]
+    settings: Mapped[dict[str, Any]] = mapped_column(JSON)
+    seed: Mapped[int]
+    promotes: Mapped[bool]
+    state: Mapped[str] = mapped_column(default="answering")
+    reason: Mapped[str | None]
+    left_out: Mapped[int] = mapped_column(default=0)
+    promotion: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    ended_at: Mapped[datetime | None]
+
+
+class Round(Base):
+    """One prompt of a comparison, what each side replied, and the vote; `digest` is of message and context.
+
+    `swapped` says that the adapter's reply is shown on the right. `annotation_id` is the pair that the vote made.
+    """
+
+    __tablename__ = "rounds"
+    __table_args__ = (
+        CheckConstraint("vote IN ('adapter', 'against', 'tie')", name="vote"),
+        UniqueConstraint("comparison_id", "ordinal"),
+        Index(None, "digest"),
+        Index(None, "annotation_id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(ID, primary_key=True)
+    comparison_id: Mapped[int] = mapped_column(ID, ForeignKey("comparisons.id"))
+    ordinal: Mapped[int]
+    message: Mapped[str]
+    context: Mapped[list[dict[str, str]]] = mapped_column(JSON)
+    system_prompt: Mapped[str]
+    digest: Mapped[str]
+    adapter_reply: Mapped[str | None]
+    adapter_thinking: Mapped[str | None]
+    against_reply: Mapped[str | None]
+    against_thinking: Mapped[str | None]
+    swapped: Mapped[bool]
+    vote: Mapped[str | None]
+    annotation_id: Mapped[int | None] = mapped_column(ID, ForeignKey("annotations.id"))
+    annotator: Mapped[str | None]
+    voted_at: Mapped[datetime | None]
+
+
 class Run(Base):
     """One training; the files in its folder are the truth, this row indexes them.
 

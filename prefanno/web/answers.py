@@ -100,6 +100,7 @@ class ModelStatusData(Answer):
     failure = fields.String(required=True, allow_none=True)
     queue = fields.Nested(Queue, required=True)
     progress = fields.Nested(Progress, required=True, allow_none=True)
+    comparison = fields.Integer(required=True, allow_none=True)
 
 
 class ModelStatus(Done):

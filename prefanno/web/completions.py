@@ -27,7 +27,7 @@ from prefanno.web.streaming import sent, unless_gone
 async def models(request: web.Request) -> web.Response:
     """The loaded adapter, or the base model where none is on top; empty where nothing is loaded."""
     loop = request.app[LOOP]
-    loaded = loop.engine.loaded
+    loaded = loop.comparing.in_force
     model = {"object": "model", "created": 0, "owned_by": "prefanno"}
     data = [{"id": _name(loaded, loop.settings.model), **model}] if loaded else []
     return reply({"object": "list", "data": data})

@@ -28,7 +28,7 @@ async def load(request: web.Request, body: dict[str, Any]) -> web.Response:
 @endpoint("Unload the model", body=Nothing, body_required=False, answer=answers.Done)
 async def unload(request: web.Request, _body: dict[str, Any]) -> web.Response:
     """Free the model's memory; also a success with nothing loaded."""
-    await request.app[LOOP].engine.unload()
+    await request.app[LOOP].unload()
     return done("模型已卸载，显存已释放")
 
 
@@ -55,5 +55,6 @@ async def status(request: web.Request) -> web.Response:
             "progress": {"phase": progress.phase, "fraction": progress.fraction, "elapsed_s": progress.elapsed_s}
             if progress
             else None,
+            "comparison": loop.comparing.answering,
         },
     )

@@ -52,12 +52,13 @@ def looked_at(config: RunConfig) -> dict[str, Any]:
 
 def train(config: RunConfig) -> None:
     """Train all stages, one after the other, on one adapter. Ends the program where no row is left to train on."""
-    from prefanno.training.recipe import base, checkpoints
+    from prefanno.training.recipe import base, checkpoints, kept_back
     from prefanno.training.recipe.progress import say
 
     tokenizer = base.tokenizer(config)
     checked = _checked(config, ChatTemplate.of(tokenizer))
     keys = _held_out(checked, config)
+    kept_back.write(checked, keys)
     for stage, found in zip(config.stages, checked, strict=True):
         say(f"{stage['method']}: {_counted(found)}")
     if not any(found.examples for found in checked):
