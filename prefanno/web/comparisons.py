@@ -21,6 +21,7 @@ from prefanno.web import answers
 from prefanno.web import comparison_answers as compared
 from prefanno.web.comparison_schemas import CompareSchema, ComparisonsSchema, VoteSchema
 from prefanno.web.endpoint import done, endpoint, number
+from prefanno.web.fields import Nothing
 from prefanno.web.writing import written
 
 PROMOTIONS = {"done": "；{} 已启用", "failed": "；{} 未能启用：已不存在"}
@@ -87,8 +88,15 @@ async def vote(request: web.Request, body: dict[str, Any]) -> web.Response:
     return done(message, data | {"promoted": promotion == "done"})
 
 
-@endpoint("Stop a comparison", answer=answers.Done, failures=(404, 409, 503, 507), keyed=False)
-async def stop(request: web.Request) -> web.Response:
+@endpoint(
+    "Stop a comparison",
+    body=Nothing,
+    body_required=False,
+    answer=answers.Done,
+    failures=(404, 409, 503, 507),
+    keyed=False,
+)
+async def stop(request: web.Request, _body: dict[str, Any]) -> web.Response:
     """Write no more replies; the rounds that both sides have answered stay."""
     await request.app[LOOP].comparing.stop(number(request))
     return done("对比已停止，已完成的轮次仍可投票")

@@ -41,6 +41,8 @@ VALID: dict[str, dict[str, Any]] = {
     "/api/adapters/promote": {"adapter": "base"},
     "/api/adapters/note": {"adapter": "li-simpo-1", "note": "好"},
     "/api/adapters/delete": {"adapter": "li-simpo-1"},
+    "/api/comparisons": {"adapter": "li-simpo-1"},
+    "/api/comparisons/1/votes": {"round": 1, "vote": "tie"},
 }
 FIELDS = [(path, name) for path, spec in SPECS.items() for name in spec.body().fields]
 # No bad input: nothing left out, 0, fields that are ignored, any name, nothing to stop at.

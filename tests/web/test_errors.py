@@ -39,6 +39,7 @@ TABLE = {
     errors.GenerationCancelled: (503, "生成已取消"),
     errors.ClientGone: (503, "生成已取消"),
     errors.QueueFull: (429, "等待生成的请求过多"),
+    errors.ComparisonRunning: (503, "正在为对比生成回复"),
     errors.EngineFailed: (503, "推理引擎出错"),
     errors.OutOfMemory: (503, "内存不足"),
     errors.EngineBroken: (503, "GPU 发生故障"),

@@ -71,6 +71,21 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
         | {"chosen_thinking": MAYBE, "rejected_thinking": MAYBE, "character": TEXT},
         {"mode", "human_input", "chosen"},
     ),
+    "/api/comparisons": (
+        {
+            "adapter": TEXT,
+            "against": TEXT,
+            "character": TEXT,
+            "prompts": {"type": "array", "minItems": 1, "maxItems": 200},
+        }
+        | {"count": {"type": "integer", "default": 20, "minimum": 1, "maximum": 200}}
+        | {"seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "promote": FALSE},
+        {"adapter"},
+    ),
+    "/api/comparisons/{id}/votes": (
+        {"round": RUN, "vote": {"type": "string", "enum": ["left", "right", "tie"]}, "annotator": MAYBE},
+        {"round", "vote"},
+    ),
     "/api/train/check": (PLAN, set()),
     "/api/train/start": (
         PLAN
@@ -297,6 +312,12 @@ async def test_real_answers_fit(make_trainer: MakeTrainer) -> None:  # noqa: PLR
     await call("POST", "/api/adapters/rollback", 409)
     await call("POST", "/api/adapters/note", 404, json={"adapter": "li-simpo-9", "note": "好"})
     await call("POST", "/api/adapters/delete", 404, json={"adapter": "li-simpo-9"})
+    await call("POST", "/api/comparisons", 400, json={"adapter": "li-simpo-9"})
+    await call("GET", "/api/comparisons")
+    await call("GET", "/api/comparisons/{id}", 404)
+    await call("GET", "/api/comparisons/{id}/next", 404)
+    await call("POST", "/api/comparisons/{id}/votes", 404, json={"round": 1, "vote": "tie"})
+    await call("POST", "/api/comparisons/{id}/stop", 404)
     await client.app[LOOP].database.close()
     await call("GET", "/health")
     await call("GET", "/api/dataset/stats", 503)
