@@ -4,6 +4,7 @@ A test that uses `settings`, by itself or through another fixture, runs twice: o
 """
 
 import os
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 Client = TestClient[Request, Application]
 MakeClient = Callable[[Settings], Awaitable[Client]]
+MakeDatabase = Callable[[Settings], None]
 
 
 @pytest.fixture(scope="session")
@@ -115,24 +117,39 @@ def unmade(settings: Settings, request: pytest.FixtureRequest) -> Iterator[Setti
     server.drop(url)
 
 
+@pytest.fixture(scope="session")
+def make_database(tmp_path_factory: pytest.TempPathFactory) -> MakeDatabase:
+    """Brings a database to the newest schema; a new file is a copy of one that was made once, by the migrations."""
+    template = tmp_path_factory.mktemp("template") / "prefanno.db"
+    upgrade.upgrade(template)
+
+    def make(settings: Settings) -> None:
+        if isinstance(settings.database, Path) and not settings.database.exists():
+            shutil.copyfile(template, settings.database)
+        else:
+            upgrade.upgrade(settings.database)
+
+    return make
+
+
 @pytest.fixture
-async def database(settings: Settings) -> AsyncIterator[Database]:
+async def database(settings: Settings, make_database: MakeDatabase) -> AsyncIterator[Database]:
     """A real database at the newest schema."""
     with home.owned(settings):
-        upgrade.upgrade(settings.database)
+        make_database(settings)
         async with Database.open(settings.database) as opened:
             yield opened
 
 
 @pytest.fixture
-async def make_client() -> AsyncIterator[MakeClient]:
+async def make_client(make_database: MakeDatabase) -> AsyncIterator[MakeClient]:
     """Makes clients of real servers; each is closed at the end."""
     clients: list[Client] = []
 
     async def make(settings: Settings) -> Client:
         for folder in (settings.data, settings.outputs, settings.runs):
             folder.mkdir(parents=True, exist_ok=True)
-        upgrade.upgrade(settings.database)
+        make_database(settings)
         client = TestClient(TestServer(create_app(settings)))
         await client.start_server()
         clients.append(client)

@@ -62,6 +62,20 @@ def _add(settings: Settings, *entries: object) -> Done:
     return _run(settings, "import", str(file))
 
 
+def _here(settings: Settings, *arguments: str) -> Result:
+    """As `_run`, in this process and well ended, where a test only needs it done: that takes a tenth of the time."""
+    result = CliRunner().invoke(cli, arguments, env=_environment(settings))
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def _given(settings: Settings, *entries: object) -> None:
+    """These entries are there."""
+    file = settings.home.parent / "given.json"
+    file.write_text(json.dumps(entries), encoding="utf-8")
+    _here(settings, "import", str(file))
+
+
 def test_help_names_commands_and_settings(settings: Settings) -> None:
     """`prefanno --help` lists every command and every setting, and `--version` the version."""
     shown = _run(settings, "--help")

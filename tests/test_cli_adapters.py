@@ -10,7 +10,7 @@ from prefanno.settings import Settings
 from prefanno.training import adapters
 from prefanno.training.config import LORA, RunConfig
 from tests import tiny
-from tests.test_cli import Done, _refusal, _run
+from tests.test_cli import Done, _here, _refusal, _run
 
 pytestmark = pytest.mark.sqlite_only  # adapters are files
 CONVERTER = """#!/bin/sh
@@ -44,7 +44,7 @@ def _lines(home: Settings) -> list[str]:
 
 def test_the_list_shows_what_a_load_takes(home: Settings) -> None:
     """A line for each, the newest first, with run, base model, size and note; * is at what a load takes."""
-    _run(home, "db", "upgrade")
+    _here(home, "db", "upgrade")
     assert [line[:13] for line in _lines(home)] == ["  li-simpo-3:", "* li-simpo-2:", "  li-simpo-1:"]
     assert _run(home, "adapters", "note", "li-simpo-1", "wittier").returncode == 0
     done = _run(home, "adapters", "promote", "li-simpo-1")
@@ -58,7 +58,7 @@ def test_the_list_shows_what_a_load_takes(home: Settings) -> None:
 
 def test_a_promoted_adapter_is_not_deleted(home: Settings) -> None:
     """`delete` takes one away for good, but not the one in force."""
-    _run(home, "db", "upgrade")
+    _here(home, "db", "upgrade")
     _run(home, "adapters", "promote", "li-simpo-1")
     assert _refusal(_run(home, "adapters", "delete", "li-simpo-1")).startswith("prefanno: li-simpo-1 is promoted")
     assert _run(home, "adapters", "delete", "li-simpo-2").returncode == 0

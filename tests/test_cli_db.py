@@ -10,7 +10,7 @@ from prefanno import home
 from prefanno.db.file import HEAD
 from prefanno.settings import Settings
 from tests import looking
-from tests.test_cli import PAIR, _refusal, _run
+from tests.test_cli import PAIR, _here, _refusal, _run
 
 
 def _import(settings: Settings, said: str) -> None:
@@ -18,12 +18,12 @@ def _import(settings: Settings, said: str) -> None:
     file = settings.home.parent / f"{said}.json"
     entry = {**PAIR, "conversations": [{"from": "human", "value": said}]}
     file.write_text(json.dumps([entry]), encoding="utf-8")
-    assert _run(settings, "import", str(file)).returncode == 0
+    _here(settings, "import", str(file))
 
 
 def _exported(settings: Settings) -> list[str]:
     """What humans said in the exported preferences."""
-    assert _run(settings, "export").returncode == 0
+    _here(settings, "export")
     rows = json.loads((settings.data / "li_preference.json").read_text(encoding="utf-8"))
     return [row["conversations"][0]["value"] for row in rows]
 

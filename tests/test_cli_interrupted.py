@@ -14,9 +14,9 @@ import pytest
 from prefanno.settings import Settings
 from tests.annotation.importing import entry
 from tests.reliability import clients
-from tests.test_cli import PROGRAM, WAIT_S, _environment, _refusal, _run
+from tests.test_cli import PROGRAM, WAIT_S, _environment, _here, _refusal, _run
 
-ROWS = 20_000
+ROWS = 8_000
 CONTENT = ("[\n" + ",\n".join(json.dumps(entry(str(number))) for number in range(ROWS)) + "\n]\n").encode()
 HALF = len(CONTENT) // 2
 
@@ -24,7 +24,7 @@ HALF = len(CONTENT) // 2
 @pytest.fixture
 def made(settings: Settings) -> Settings:
     """A home with a database."""
-    assert _run(settings, "db", "upgrade").returncode == 0
+    _here(settings, "db", "upgrade")
     return settings
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from prefanno.settings import Settings
-from tests.test_cli import PAIR, PROGRAM, WAIT_S, _add, _environment, _refusal, _run
+from tests.test_cli import PAIR, PROGRAM, WAIT_S, _environment, _given, _refusal, _run
 from tests.training.running import RESUMABLE
 
 GOOD = """
@@ -44,7 +44,7 @@ def test_training_on_nothing_is_one_line(model: Settings) -> None:
 
 def test_train_shows_the_log_and_names_the_adapter(model: Settings) -> None:
     """`train` prints what the run prints, with its times, and at the end where the adapter is."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=_script(model, GOOD))
     assert done.returncode == 0, done
     *lines, last = done.stdout.splitlines()
@@ -55,7 +55,7 @@ def test_train_shows_the_log_and_names_the_adapter(model: Settings) -> None:
 
 def test_train_that_fails_says_why(model: Settings) -> None:
     """A run that fails ends the command with 1, and its last line is the reason."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=_script(model, "echo no memory; exit 3"))
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.splitlines()[-1] == "failed: train.sh ended with exit code 3: no memory"
@@ -64,7 +64,7 @@ def test_train_that_fails_says_why(model: Settings) -> None:
 
 def test_ctrl_c_stops_the_run(model: Settings) -> None:
     """Ctrl-C lets a run save, and a second one ends its processes; the command says how it was stopped."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     script = _script(model, "echo $$; exec sleep 1000")
     with subprocess.Popen(
         [*PROGRAM, "train"],
@@ -87,7 +87,7 @@ def test_ctrl_c_stops_the_run(model: Settings) -> None:
 
 def test_ctrl_c_saves_and_resume_goes_on(model: Settings) -> None:
     """A run that saved when Ctrl-C was pressed is stopped; --resume lets it go on to its adapter, under the same id."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     script = _script(model, RESUMABLE)
     with subprocess.Popen(
         [*PROGRAM, "train"],
@@ -115,7 +115,7 @@ def _config(settings: Settings, run: int) -> dict[str, Any]:
 
 def test_options_reach_the_run(model: Settings) -> None:
     """Methods are stages in their order, --set goes to each of them, the rest to the run as a whole."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     stages = ("--method", "dpo", "--method", "orpo", "--set", "beta=0.5", "--set", "epochs=2")
     options = (*stages, "--seed", "7", "--no-guard", "--checkpointing")
     done = _run(model, "train", *options, PREFANNO_TRAIN_SCRIPT=_script(model, GOOD))
@@ -128,6 +128,7 @@ def test_options_reach_the_run(model: Settings) -> None:
     assert (config["seed"], config["guard"], config["activation_checkpointing"]) == (7, False, True)
 
 
+@pytest.mark.sqlite_only  # decided by the options
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -146,7 +147,7 @@ def test_options_reach_the_run(model: Settings) -> None:
 )
 def test_a_bad_option_is_one_line(model: Settings, options: tuple[str, ...], said: str) -> None:
     """What cannot be trained is refused in one line that names the option and what it may be; no run begins."""
-    _add(model, BAD if options == ("--method", "simpo") else PAIR)
+    _given(model, BAD if options == ("--method", "simpo") else PAIR)
     line = _refusal(_run(model, "train", *options))
     assert said in line
     assert list(model.runs.glob("*")) == []
@@ -154,7 +155,7 @@ def test_a_bad_option_is_one_line(model: Settings, options: tuple[str, ...], sai
 
 def test_a_run_is_rebuilt(model: Settings) -> None:
     """--rebuild trains again what a run trained, to another adapter, and goes with no other option."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     script = _script(model, GOOD)
     _run(model, "train", "--seed", "5", PREFANNO_TRAIN_SCRIPT=script)
     done = _run(model, "train", "--rebuild", "1", PREFANNO_TRAIN_SCRIPT=script)
@@ -165,7 +166,7 @@ def test_a_run_is_rebuilt(model: Settings) -> None:
 
 def test_why_the_guard_stopped_is_told(model: Settings) -> None:
     """A run that the guard ended early has an adapter, and the command says why."""
-    _add(model, PAIR)
+    _given(model, PAIR)
     summary = '{"stages": [{"method": "simpo", "guard": "the replies repeat themselves", "kept_step": 8}]}'
     script = _script(model, f"{GOOD}\necho '{summary}' > summary.json\n")
     done = _run(model, "train", PREFANNO_TRAIN_SCRIPT=script)
@@ -176,10 +177,11 @@ def test_why_the_guard_stopped_is_told(model: Settings) -> None:
     ]
 
 
+@pytest.mark.sqlite_only  # the rows are looked at in their files
 def test_check_says_what_would_be_trained_on(settings: Settings) -> None:
     """Examples, steps, findings with their lines, the first rows as the model sees them, and what it takes; no run."""
     same = PAIR | {"rejected": PAIR["chosen"]}
-    _add(settings, PAIR, same)
+    _given(settings, PAIR, same)
     done = _run(settings, "train", "--check")
     assert (done.returncode, done.stderr) == (0, "")
     first, found, where, *shown, needs = done.stdout.splitlines()
@@ -190,7 +192,8 @@ def test_check_says_what_would_be_trained_on(settings: Settings) -> None:
     assert list(settings.runs.iterdir()) == []
 
 
+@pytest.mark.sqlite_only  # likewise
 def test_a_check_with_nothing_left_ends_with_1(settings: Settings) -> None:
     """Where every row is left out a run would fail, and the exit code says so."""
-    _add(settings, PAIR | {"rejected": PAIR["chosen"]})
+    _given(settings, PAIR | {"rejected": PAIR["chosen"]})
     assert _run(settings, "train", "--check").returncode == 1

@@ -12,7 +12,7 @@ import pytest
 from prefanno import snapshot
 from prefanno.rows import formats
 from prefanno.settings import Settings
-from tests.test_cli import PAIR, PROGRAM, Done, _add, _environment, _refusal, _run
+from tests.test_cli import PAIR, PROGRAM, Done, _add, _environment, _given, _here, _refusal, _run
 from tests.test_cli_train import GOOD, _script
 
 CAN = formats()
@@ -34,8 +34,7 @@ def _file(folder: Path, name: str, *entries: object) -> str:
 
 def _exported(settings: Settings, folder: Path, *options: str) -> dict[str, bytes]:
     """The files of an export to this folder."""
-    done = _run(settings, "export", "--to", str(folder), *options)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert _here(settings, "export", "--to", str(folder), *options).stderr == ""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -78,7 +77,7 @@ def test_the_name_of_a_file_leaves_the_terminal_as_it_is(settings: Settings, tmp
 @pytest.mark.parametrize("form", [form for form, can in CAN.items() if can["export"]])
 def test_each_format_goes_out_and_comes_back(settings: Settings, tmp_path: Path, form: str) -> None:
     """The files of each format have a manifest that fits; read again, nothing in them is new."""
-    _add(settings, _pair("1"), _pair("2", mode="multi"), _pair("3", chosen_thinking="hm"))
+    _given(settings, _pair("1"), _pair("2", mode="multi"), _pair("3", chosen_thinking="hm"))
     _exported(settings, tmp_path / "out", "--format", form)
     manifest = snapshot.verified(tmp_path / "out")
     assert manifest.format == form
@@ -91,7 +90,7 @@ def test_each_format_goes_out_and_comes_back(settings: Settings, tmp_path: Path,
 
 def test_what_a_format_cannot_hold_is_said(settings: Settings, tmp_path: Path) -> None:
     """Each loss is a line, with the number of rows."""
-    _add(settings, PAIR, TALK)
+    _given(settings, PAIR, TALK)
     done = _run(settings, "export", "--format", "openai", "--to", str(tmp_path / "out"))
     assert done.stdout.splitlines() == [
         f"1 rows in {tmp_path / 'out' / 'li_preference.openai.jsonl'}",
@@ -110,7 +109,7 @@ def test_export_needs_a_database(unmade: Settings) -> None:
 
 def test_an_unknown_format_is_refused_by_name(settings: Settings, tmp_path: Path) -> None:
     """A format that nobody installed is named, together with those there are; so is one that cannot go this way."""
-    _run(settings, "db", "upgrade")
+    _here(settings, "db", "upgrade")
     for form in ("parquet", "labelstudio"):
         line = _refusal(_run(settings, "export", "--format", form, "--to", str(tmp_path / "out")))
         assert line.startswith(f"prefanno: bad input: there is no format {form} to export; there are: ")
@@ -123,7 +122,7 @@ def test_an_unknown_format_is_refused_by_name(settings: Settings, tmp_path: Path
 @pytest.mark.parametrize("command", ["export", "import"])
 def test_an_unknown_character_is_refused_by_name(settings: Settings, tmp_path: Path, command: str) -> None:
     """A character that is not there is named, together with those there are."""
-    _run(settings, "db", "upgrade")
+    _here(settings, "db", "upgrade")
     files = [_file(tmp_path, "rows.json", PAIR)] if command == "import" else []
     line = _refusal(_run(settings, command, "--character", "mei", *files))
     assert line == "prefanno: bad input: there is no character mei; there are: li"
@@ -131,7 +130,7 @@ def test_an_unknown_character_is_refused_by_name(settings: Settings, tmp_path: P
 
 def test_an_export_that_cannot_be_written_is_one_line(settings: Settings, tmp_path: Path) -> None:
     """A folder that cannot be made or written to is named with its reason, and so is what lies in a file's place."""
-    _run(settings, "db", "upgrade")
+    _here(settings, "db", "upgrade")
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "out" / "li_unpaired.json").mkdir(parents=True)
     for folder, reason in (
@@ -219,10 +218,10 @@ def test_near_duplicates_are_named_and_can_be_left_out(settings: Settings, tmp_p
 
 def _trained(settings: Settings) -> Path:
     """Import a pair, train a run, and import another; where the run's data lie."""
-    _add(settings, _pair("first"))
-    _run(settings, "export")
+    _given(settings, _pair("first"))
+    _here(settings, "export")
     assert _run(settings, "train", PREFANNO_TRAIN_SCRIPT=_script(settings, GOOD)).returncode == 0
-    _add(settings, _pair("second"))
+    _given(settings, _pair("second"))
     return settings.runs / "1" / "data"
 
 
@@ -251,7 +250,7 @@ def test_data_of_a_run_that_were_changed_are_refused(settings: Settings, tmp_pat
 
 def test_a_run_is_asked_for_with_a_folder(settings: Settings, tmp_path: Path) -> None:
     """--run needs --to, and a run of this database."""
-    _run(settings, "db", "upgrade")
+    _here(settings, "db", "upgrade")
     done = _run(settings, "export", "--run", "1")
     assert done.returncode == 2 and "--run needs --to" in done.stderr
     assert _run(settings, "export", "--run", "0", "--to", str(tmp_path / "x")).returncode == 2
@@ -293,7 +292,7 @@ def test_a_terminal_shows_how_far_it_is(settings: Settings, tmp_path: Path, comm
     """On a terminal rows are counted while they pass; what is printed at the end is the same as elsewhere."""
     file = _file(tmp_path, "rows.json", *(_pair(str(number)) for number in range(600)))
     if command == "export":
-        _run(settings, "import", file)
+        _here(settings, "import", file)
     ours, theirs = os.openpty()
     with os.fdopen(ours, "rb", buffering=0) as terminal:
         arguments = ["import", file] if command == "import" else ["export"]

@@ -447,7 +447,7 @@ def fresh(migrated: Path, database_kind: str, request: pytest.FixtureRequest) ->
     return refill
 
 
-@pytest.mark.parametrize(("examples", "steps_each"), [(30, 30), pytest.param(300, 60, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("examples", "steps_each"), [(20, 30), pytest.param(300, 60, marks=pytest.mark.long)])
 def test_in_any_order_the_database_equals_the_model(fresh: Fresh, examples: int, steps_each: int) -> None:
     """Add, choose, edit, branch, delete, restore, undo, redo, import, export, restart: all as the model says."""
     much = settings(unhurried, max_examples=examples, stateful_step_count=steps_each)

@@ -154,7 +154,7 @@ def _killed(file: Path, after: float) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(60, marks=pytest.mark.long)])
 async def test_a_killed_migration_leaves_the_old_or_the_new(old: Path, tmp_path: Path, kills: int) -> None:
     """Killed at any point, the file is the old one, untouched, or the new one, whole; the next start finishes it."""
     whole, found = _seconds(_copy(old, tmp_path)), set()

@@ -23,6 +23,7 @@ from benchmarks.training_data import pairs, questions
 # It is about the model and takes minutes; test_clients.py goes through the same loop on both databases.
 pytestmark = [pytest.mark.needs("demo model"), pytest.mark.sqlite_only]
 
+FIRST, TALKS = 7, 11  # pairs that the first run learns, and up to which the next ones are conversations
 LOAD = {"num_responses": 2, "max_new_tokens": 64}
 # The first run only has to change the model; whether it is taught is asked after the last, which has all epochs.
 SHORT = {"stages": [{"method": method, "hyperparameters": {"epochs": 1}} for method in ("sft", "simpo")]}
@@ -64,23 +65,25 @@ def test_candidates_are_generated(server: Server) -> None:
 
 
 def test_choices_are_stored(server: Server) -> None:
-    """24 single and 8 multi annotations are counted and listed, newest first, with the thoughts that were generated."""
+    """8 single and 4 multi annotations are counted and listed, newest first, with the thoughts that were generated."""
     answer = server.call("POST", "/api/generate", {"message": "Where do you work?", "seed": 1})
     best, other = answer["responses"]
     chosen = {"human_input": "Where do you work?", "chosen": best["content"], "chosen_thinking": best["thinking"]}
     server.call("POST", "/api/dataset/add", {"mode": "single", **chosen, "rejected": other["content"], "context": []})
     newest = server.call("GET", "/api/dataset/list?limit=1")["data"]["items"][0]
     assert newest["rejected_thinking"] == other["thinking"]
-    for row in pairs()[:23]:
+    for row in pairs()[:FIRST]:
         server.call("POST", "/api/dataset/add", {"mode": "single", **row})
-    for row in pairs()[23:31]:
+    for row in pairs()[FIRST:TALKS]:
         context = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Welcome to my bookshop!"}]
         multi = {"mode": "multi", "human_input": row["human_input"], "chosen": row["chosen"], "context": context}
         server.call("POST", "/api/dataset/add", multi)
     stats = server.call("GET", "/api/dataset/stats")["data"]
-    assert (stats["preference"]["count"], stats["roleplay"]["count"]) == (24, 8)
+    assert (stats["preference"]["count"], stats["roleplay"]["count"]) == (FIRST + 1, TALKS - FIRST)
     items = server.call("GET", "/api/dataset/list?dataset=roleplay&limit=3")["data"]["items"]
-    assert [item["human_input"] for item in items] == [row["human_input"] for row in reversed(pairs()[28:31])]
+    assert [item["human_input"] for item in items] == [
+        row["human_input"] for row in reversed(pairs()[TALKS - 3 : TALKS])
+    ]
 
 
 def test_training_waits_for_the_models_memory(server: Server) -> None:
@@ -135,7 +138,7 @@ def test_a_stop_in_the_middle_leaves_nothing(server: Server) -> None:
 
 def test_a_second_run_makes_the_next_number_and_taste_arrives(server: Server) -> None:
     """A run after the stopped one, on all 40 pairs, makes the next adapter, and that speaks in character."""
-    for row in pairs()[23:]:
+    for row in pairs()[FIRST:]:
         server.call("POST", "/api/dataset/add", {"mode": "single", **row})
     server.call("POST", "/api/train/start", {"stages": [{"method": "simpo"}]})
     assert server.wait_for_training()["adapter"] == "li-simpo-2"

@@ -16,10 +16,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from marshmallow import Schema
 
 from prefanno.app import create_app
-from prefanno.db import upgrade
 from prefanno.keys import LOOP
 from prefanno.settings import Settings
-from tests.conftest import Client, MakeClient
+from tests.conftest import Client, MakeClient, MakeDatabase
 
 WAIT_S = 60.0  # for what takes a moment; on a busy machine also long
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -107,14 +106,14 @@ async def never_reading(client: Client) -> AsyncIterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def standing(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, own_database: str
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, own_database: str, make_database: MakeDatabase
 ) -> AsyncIterator[Client]:
     """One server for a whole file, with the tiny model; for tests that leave it as they found it."""
     folder = tmp_path_factory.mktemp("standing")
     settings = Settings(home=folder, model=str(tiny_model), cache=folder / "cache", database_url=own_database)
     for needed in (settings.data, settings.outputs, settings.runs):
         needed.mkdir()
-    upgrade.upgrade(settings.database)
+    make_database(settings)
     client = TestClient(TestServer(create_app(settings)))
     await client.start_server()
     yield client

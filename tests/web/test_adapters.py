@@ -18,8 +18,11 @@ from tests.web.conftest import LASTING, MakeTrainer, accepted, faults, refused
 ADAPTERS, LOAD, UNLOAD = "/api/adapters", "/api/model/load", "/api/model/unload"
 SHORT = {"max_new_tokens": 64, "num_responses": 2}
 
-# peft asks transformers by a name that it has given up; neither is ours
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+pytestmark = [
+    pytest.mark.sqlite_only,  # adapters, promotions and notes are files
+    # peft asks transformers by a name that it has given up; neither is ours
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from tests import tiny
 from tests.conftest import Client, MakeClient
 from tests.web.conftest import LASTING, MakeTrainer, accepted, busy, faults, refused, shared, until
 
+pytestmark = pytest.mark.sqlite_only  # a load reads the character's persona, and nothing else, from the database
+
 LOAD = "/api/model/load"
 DEFAULTS = {
     "enable_thinking": True,

@@ -44,6 +44,7 @@ INSIDE = (
     "'; DROP TABLE runs; --{mark}",
 )
 AROUND = ("{}", "li{}", "li-simpo-1{}", "{}li", "simpo{}", "--{}", "\\{}", "'{}'", "a=b{}", " {}")
+of_the_body = pytest.mark.sqlite_only  # decided by what was sent, hardly by what is stored
 PAYLOADS = [outer.format(inner) for inner, outer in itertools.product(INSIDE, AROUND)]
 
 
@@ -70,6 +71,7 @@ FIELDS = (
 )
 
 
+@of_the_body
 @shared
 @pytest.mark.parametrize("method", METHODS)
 async def test_hyperparameters_are_held_to_their_bounds(standing: Client, method: str) -> None:
@@ -84,6 +86,7 @@ async def test_hyperparameters_are_held_to_their_bounds(standing: Client, method
         assert named == {f"stages.0.hyperparameters.{name}"}
 
 
+@of_the_body
 @shared
 @pytest.mark.parametrize(
     ("body", "fields"),
@@ -119,6 +122,7 @@ async def test_a_plan_that_contradicts_itself_is_refused(
     assert standing.app[LOOP].training.last_run is None
 
 
+@pytest.mark.sqlite_only  # the rows are looked at in their files
 async def test_a_check_reports_on_the_rows_and_starts_nothing(client: Client) -> None:
     """Beside a loaded model: the examples of each stage, what is left out and why, and what the run would take."""
     for body in (PAIR, PAIR | {"chosen": PAIR["rejected"]}, TALK, PAIR | {"chosen": "A.", "chosen_thinking": "Hm."}):
@@ -136,6 +140,7 @@ async def test_a_check_reports_on_the_rows_and_starts_nothing(client: Client) ->
     assert [(one["method"], one["steps"]) for one in data["stages"]] == [("orpo", 2)]
 
 
+@pytest.mark.sqlite_only  # likewise
 async def test_a_check_that_finds_nothing_says_so(client: Client) -> None:
     """Where every row is left out the report says that nothing is left; without any row the check is refused."""
     await refused(await client.post(CHECK), 400, "没有可训练的数据")
@@ -167,6 +172,7 @@ async def test_what_a_run_measured_and_why_it_was_guarded(make_trainer: MakeTrai
     assert await faults(await client.get(METRICS, params={"after": "-1", "limit": "0"})) == {"after", "limit"}
 
 
+@pytest.mark.sqlite_only  # it is about the engine's memory
 async def test_unload_train_and_reload_in_one_call(make_trainer: MakeTrainer) -> None:
     """With a model loaded, one call trains; a run that makes no usable adapter leaves the server usable."""
     client = await make_trainer(LASTING)
@@ -181,6 +187,7 @@ async def test_unload_train_and_reload_in_one_call(make_trainer: MakeTrainer) ->
     assert config["temperature"] == 0.5 and config["max_new_tokens"] == 64
 
 
+@of_the_body
 @shared
 @pytest.mark.parametrize("field", FIELDS)
 async def test_no_field_of_a_start_takes_a_payload(standing: Client, field: str) -> None:

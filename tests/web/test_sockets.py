@@ -14,6 +14,8 @@ from prefanno.web import training_answers, training_logs
 from tests.conftest import Client, MakeClient
 from tests.web.conftest import LASTING, WAIT_S, MakeTrainer, never_reading, refused, until
 
+pytestmark = pytest.mark.sqlite_only  # what is told is read from files
+
 LOGS, FILE, START, STOP = "/ws/train/logs", "/api/train/log", "/api/train/start", "/api/train/stop"
 IDLE: dict[str, Any] = {"type": "status", "running": False}
 RUNNING: dict[str, Any] = {"type": "status", "running": True}

@@ -1,5 +1,7 @@
 """The recipe on the tiny model: real trainings by train.sh, what they tell, and how the guard ends one."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -73,6 +75,14 @@ def _trained(folder: Path, model: Path, rows: Sequence[Row], *planned: dict[str,
     done = _train(folder)
     assert done.returncode == 0, done.stdout
     return Trained(folder, model, done.stdout)
+
+
+def _trained_here(folder: Path, model: Path, rows: Sequence[Row], *planned: dict[str, Any], **changes: Any) -> Trained:
+    """As `_trained`, but in this process, which has loaded torch already."""
+    prepared(folder, model, rows, planned or None, **changes)
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as log:
+        recipe.main(["config.json"])
+    return Trained(folder, model, log.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +174,7 @@ def test_methods_follow_each_other_on_one_adapter(tmp_path: Path, tiny_model: Pa
     methods = ("sft", "dpo", "kto", "simpo", "orpo")
     planned = [{"method": method, "dataset": "preference"} for method in methods if method != "kto"]
     planned.insert(2, {"method": "kto", "dataset": "unpaired"})
-    done = _trained(tmp_path / "1", tiny_model, [*ROWS, *unpaired], *planned)
+    done = _trained_here(tmp_path / "1", tiny_model, [*ROWS, *unpaired], *planned)
     summary = json.loads((done.folder / "summary.json").read_text())
     assert [stage["method"] for stage in summary["stages"]] == list(methods)
     for before, after in zip(summary["stages"], summary["stages"][1:], strict=False):
@@ -176,7 +186,7 @@ def test_methods_follow_each_other_on_one_adapter(tmp_path: Path, tiny_model: Pa
 
 def test_a_share_is_held_out_where_there_are_rows_enough(tmp_path: Path, tiny_model: Path) -> None:
     """Of 40 pairs four are kept back; the evaluations are on these, and the steps on the others."""
-    done = _trained(tmp_path / "1", tiny_model, MANY, {"method": "simpo", "hyperparameters": {"batch_size": 4}})
+    done = _trained_here(tmp_path / "1", tiny_model, MANY, {"method": "simpo", "hyperparameters": {"batch_size": 4}})
     summary = json.loads((done.folder / "summary.json").read_text())["stages"][0]
     assert (summary["held_out"], summary["examples"], summary["steps"]) == (4, 36, 9)
     assert {one["on"] for one in done.of_kind("evaluation")} == {"held_out"}
@@ -188,14 +198,14 @@ def test_the_same_configuration_makes_the_same_weights(tmp_path: Path, tiny_mode
     With another seed it is another.
     """
     again = _trained(tmp_path / "again", tiny_model, ROWS)
-    other = _trained(tmp_path / "other", tiny_model, ROWS, seed=1)
+    other = _trained_here(tmp_path / "other", tiny_model, ROWS, seed=1)
     made = [(one.folder / "adapter" / "adapter_model.safetensors").read_bytes() for one in (trained, again, other)]
     assert made[0] == made[1] and made[0] != made[2]
 
 
 def test_checkpointing_changes_nothing_but_memory(tmp_path: Path, tiny_model: Path, trained: Trained) -> None:
     """What is computed again in the backward pass gives the same losses, step by step."""
-    done = _trained(tmp_path / "1", tiny_model, ROWS, activation_checkpointing=True)
+    done = _trained_here(tmp_path / "1", tiny_model, ROWS, activation_checkpointing=True)
     losses = [[one["loss"] for one in run.of_kind("step")] for run in (trained, done)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
@@ -220,7 +230,7 @@ def test_an_adapter_is_gone_on_from(tmp_path: Path, tiny_model: Path, trained: T
     """The run begins where the adapter ended, keeps its shape, and leaves it as it was."""
     start = trained.folder / "adapter"
     before = (start / "adapter_model.safetensors").read_bytes()
-    done = _trained(tmp_path / "1", tiny_model, ROWS, {"method": "dpo"}, start=str(start), lora={})
+    done = _trained_here(tmp_path / "1", tiny_model, ROWS, {"method": "dpo"}, start=str(start), lora={})
     first = done.of_kind("evaluation")[0]
     assert first["chosen_logp"] == pytest.approx(trained.of_kind("evaluation")[-1]["chosen_logp"], rel=1e-3)
     assert json.loads((done.folder / "adapter" / "adapter_config.json").read_text())["r"] == 4
@@ -344,7 +354,7 @@ def test_a_loss_that_is_no_number_ends_the_run_without_an_adapter(
 
 def test_a_single_choice_is_learnt(tmp_path: Path, tiny_model: Path) -> None:
     """One pair makes a step of each epoch, at the full learning rate from the first: the adapter is moved by it."""
-    done = _trained(tmp_path / "1", tiny_model, ROWS[:1], {"method": "simpo", "hyperparameters": {"epochs": 4.0}})
+    done = _trained_here(tmp_path / "1", tiny_model, ROWS[:1], {"method": "simpo", "hyperparameters": {"epochs": 4.0}})
     assert [(one["steps"], one["learning_rate"] > 0) for one in done.of_kind("step")] == [(4, True)] * 4
     first, *_, last = done.of_kind("evaluation")
     assert last["chosen_logp"] > first["chosen_logp"]
