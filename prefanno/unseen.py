@@ -29,8 +29,11 @@ async def prompts_for(
     splits = {one.name: await _split(settings, database, one) for name in sides for one in _lineage(every, name)}
     seen = {key for split in splits.values() for key in split.trained}
     held = splits[own].held_out if own in splits else []
-    unseen = {one.key: one for one in reversed([*held, *queue]) if one.key not in seen}
-    chosen = list(reversed(unseen.values()))[:count]
+    unseen: dict[str, Asked] = {}
+    for one in (*held, *queue):
+        if one.key not in seen:
+            unseen.setdefault(one.key, one)
+    chosen = list(unseen.values())[:count]
     if not chosen:
         raise Conflict(
             f"there is no prompt that neither {sides[0]} nor {sides[1]} was trained on; give `prompts`, or queue some",

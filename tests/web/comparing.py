@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from prefanno.db.models import Round
+from prefanno.db.models import Comparison, Round
+from prefanno.db.prompts import digest
 from prefanno.keys import LOOP
 from prefanno.training import adapters
 from prefanno.training.config import LORA, RunConfig
@@ -18,6 +20,7 @@ from tests.conftest import Client
 from tests.web.conftest import WAIT_S, accepted
 
 COMPARISONS = "/api/comparisons"
+SHOWS = {"enable_thinking": True, "show_thinking": True}
 SHORT = {"max_new_tokens": 64, "num_responses": 2}
 
 
@@ -38,11 +41,43 @@ async def load(client: Client, **fields: Any) -> None:
     await accepted(await client.post("/api/model/load", json=SHORT | fields), answers.Loaded)
 
 
-async def begun(client: Client, prompts: int = 3, **fields: Any) -> int:
-    """A comparison of li-simpo-1 on as many prompts; its id."""
-    asked = {"adapter": "li-simpo-1", "prompts": [{"message": f"问题 {number}？"} for number in range(prompts)]}
-    body = await accepted(await client.post(COMPARISONS, json=asked | fields), compared.Begun)
+async def begun(client: Client, many: int = 3, **fields: Any) -> int:
+    """A comparison of li-simpo-1 on as many prompts, unless it is told otherwise; its id."""
+    asked = {"adapter": "li-simpo-1", "prompts": [{"message": f"问题 {number}？"} for number in range(many)]} | fields
+    given = {name: value for name, value in asked.items() if value is not None}
+    body = await accepted(await client.post(COMPARISONS, json=given), compared.Begun)
     return int(body["data"]["id"])
+
+
+async def stored(client: Client, count: int, **fields: Any) -> int:
+    """An open comparison of li-simpo-1 with base, as if this many rounds had been answered; its id."""
+    names = {"character": "li", "adapter": "li-simpo-1", "against": "base", "seed": 0, "promotes": False}
+    made = {**names, "base_model": client.app[LOOP].settings.model, "settings": SHOWS, "state": "open"} | fields
+
+    async def work(session: AsyncSession) -> int:
+        comparison = Comparison(**made)
+        session.add(comparison)
+        await session.flush()
+        session.add_all([answered(comparison.id, number) for number in range(1, count + 1)])
+        return comparison.id
+
+    return await client.app[LOOP].database.write(work)
+
+
+def answered(comparison: int, ordinal: int) -> Round:
+    """A round whose replies say whose they are; each second one is swapped."""
+    return Round(
+        comparison_id=comparison,
+        ordinal=ordinal,
+        message=f"问题 {ordinal}？",
+        context=[{"role": "assistant", "content": "嗯"}],
+        system_prompt="你是离。",
+        digest=digest(f"问题 {ordinal}？", [{"role": "assistant", "content": "嗯"}]),
+        adapter_reply=f"新 {ordinal}",
+        adapter_thinking="想",
+        against_reply=f"旧 {ordinal}",
+        swapped=ordinal % 2 == 0,
+    )
 
 
 async def standing(client: Client, number: int) -> dict[str, Any]:
