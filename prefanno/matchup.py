@@ -19,6 +19,7 @@ from prefanno.training.adapters import Adapter
 from prefanno.training.held_out import Asked
 from prefanno.unseen import prompts_for, queued
 
+COUNT = 40  # prompts by default: of 20, three verdicts in ten come for a true win rate of 75 %; docs/comparisons.md
 Folders = dict[Side, str | None]  # of adapters
 
 
@@ -34,7 +35,7 @@ class Asking:
     against: str | None = None
     character: str | None = None
     prompts: Sequence[Asked] | None = None
-    count: int = 20
+    count: int = COUNT
     seed: int | None = None
     promotes: bool = False
 

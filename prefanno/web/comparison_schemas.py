@@ -3,6 +3,7 @@
 from marshmallow import fields, validate
 
 from prefanno.arena.comparisons import VOTES
+from prefanno.matchup import COUNT
 from prefanno.web.fields import REQUIRED, QueryWhole, StrictSchema, Text, Truth, Whole, at_most, between, one_of
 from prefanno.web.prompt_schemas import SIZE, PromptSchema
 from prefanno.web.schemas import LIST, MAX_ID, MAX_SEED, CharacterSchema
@@ -22,7 +23,7 @@ class CompareSchema(CharacterSchema):
         validate=validate.Length(min=1, max=MOST, error=SIZE),
         error_messages={**REQUIRED, **LIST},
     )
-    count = Whole(load_default=20, validate=between(1, MOST))
+    count = Whole(load_default=COUNT, validate=between(1, MOST))
     seed = Whole(load_default=None, allow_none=False, validate=between(0, MAX_SEED))
     promote = Truth(load_default=False)
 

@@ -78,7 +78,7 @@ REQUESTS: dict[str, tuple[dict[str, dict[str, Any]], set[str]]] = {
             "character": TEXT,
             "prompts": {"type": "array", "minItems": 1, "maxItems": 200},
         }
-        | {"count": {"type": "integer", "default": 20, "minimum": 1, "maximum": 200}}
+        | {"count": {"type": "integer", "default": 40, "minimum": 1, "maximum": 200}}
         | {"seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "promote": FALSE},
         {"adapter"},
     ),
