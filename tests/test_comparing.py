@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from prefanno import prompts
+from prefanno.ahead import Ahead
 from prefanno.comparing import ENDED, LOADED, STOPPED, TRAINS, UNLOADED
 from prefanno.db import comparisons
 from prefanno.db.engine import Database
@@ -23,7 +24,7 @@ from prefanno.errors import (
     TrainingRunning,
 )
 from prefanno.generation.config import Finished
-from prefanno.generation.engine import Loaded
+from prefanno.generation.engine import Engine, Loaded
 from prefanno.loop import Asking as NextPrompt
 from prefanno.loop import Loop
 from prefanno.matchup import Asking
@@ -387,3 +388,24 @@ async def test_what_a_killed_server_was_answering_has_failed(loop: Loop) -> None
     await loop.comparing.recover()
     (left,) = await everything(loop.database, Comparison)
     assert (left.state, left.reason) == (("answering", None) if loop.database.shared else ("failed", ENDED))
+
+
+async def test_nothing_is_written_ahead_by_it(loop: Loop, speaker: Speaker) -> None:
+    """While it answers, the queue waits; afterwards its prompts are answered by what people talk to."""
+    engine = cast(Engine, speaker)
+    async with Ahead.running(loop.settings, loop.database, engine) as ahead:
+        loop.comparing._ahead = ahead
+        await loop.load(OPTIONS, adapter=OLD)
+        speaker.holds = True
+        await loop.comparing.start(_asking())
+        await loop.database.write(lambda session: prompts.add(session, "li", [NewPrompt("?")]))
+        await _held(speaker, 3)
+        ahead.wake()
+        await asyncio.sleep(0.1)
+        assert [request.client for request in speaker.requests] == ["", "", ""]
+        speaker.release()
+        await _ended(loop)
+        async with asyncio.timeout(WAIT_S):
+            while speaker.requests[-1].client is not None:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.005)
+        assert (speaker.requests[-1].message, speaker.name) == ("?", OLD)

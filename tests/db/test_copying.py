@@ -23,7 +23,7 @@ from prefanno.db import annotations, characters, copying, idempotency, postgresq
 from prefanno.db import prompts as queue
 from prefanno.db.annotations import Filters
 from prefanno.db.engine import Database
-from prefanno.db.models import Annotation, Base, Candidate, Generation, Run
+from prefanno.db.models import Annotation, Base, Candidate, Comparison, Generation, Round, Run
 from prefanno.errors import Conflict, DatabaseDamaged, DatabaseUnavailable
 from prefanno.prompts import NewPrompt
 from prefanno.settings import Postgres
@@ -72,6 +72,11 @@ async def _fill(database: Database, rows: int) -> None:
         taken = (await queue.following(session, "li", "waiting", "given"))[0]
         taken.state, taken.taken_at, taken.generation_id, taken.disagreement = "taken", MOMENT, turn.id, 1 / 3
         session.add(Run(base_model="b", state="failed", exit_code=-9, reason="x" * 2000, ended_at=MOMENT))
+        compared = {"adapter": "a", "against": "base", "settings": {"t": 1e-7}, "seed": 2**31 - 1, "promotes": True}
+        session.add(comparison := Comparison(character="li", base_model="b", **compared))
+        await session.flush()
+        asked = {"message": "离 🦊", "context": [], "system_prompt": "p", "digest": "d", "swapped": True, "vote": "tie"}
+        session.add(Round(comparison_id=comparison.id, ordinal=1, annotation_id=made[-1].id, voted_at=MOMENT, **asked))
         session.add(gone := Run(base_model="b", state="failed"))
         await session.flush()
         await session.delete(gone)

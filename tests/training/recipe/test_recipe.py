@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from prefanno.rows import Row
+from prefanno.training import held_out
 from prefanno.training.recipe import __main__ as recipe
 from prefanno.training.recipe import guard
 from prefanno.training.recipe.progress import Progress
@@ -163,7 +164,8 @@ def test_the_log_says_what_was_trained_on(trained: Trained) -> None:
 def test_nothing_but_the_run_is_written(trained: Trained) -> None:
     """A training leaves its adapter, its metrics and its summary, and no checkpoints."""
     names = {path.name for path in trained.folder.iterdir()}
-    assert names - {"checkpoints"} == {"adapter", "config.json", "data", "metrics.jsonl", "summary.json"}
+    written = {"adapter", "held_out.json", "metrics.jsonl", "summary.json"}
+    assert names - {"checkpoints"} == written | {"config.json", "data"}
     assert list(trained.folder.glob("checkpoints/*")) == []
     assert {path.name for path in (trained.folder / "adapter").iterdir()} >= {"adapter_model.safetensors"}
 
@@ -189,6 +191,8 @@ def test_a_share_is_held_out_where_there_are_rows_enough(tmp_path: Path, tiny_mo
     done = _trained_here(tmp_path / "1", tiny_model, MANY, {"method": "simpo", "hyperparameters": {"batch_size": 4}})
     summary = json.loads((done.folder / "summary.json").read_text())["stages"][0]
     assert (summary["held_out"], summary["examples"], summary["steps"]) == (4, 36, 9)
+    written = held_out.read(done.folder)
+    assert (len(written.held_out), len(written.trained)) == (4, 36)
     assert {one["on"] for one in done.of_kind("evaluation")} == {"held_out"}
 
 
