@@ -194,8 +194,9 @@ async def test_a_promotion_that_was_due_at_a_kill_is_made_at_the_next_start(
     client = await make_client(settings)
     assert registry.read(settings.outputs).of("li", settings.model) == [NEW]
     assert (await standing(client, kept))["promoted"] and not (await standing(client, gone))["promoted"]
-    async with client.app[LOOP].database.read() as session:
-        assert await comparisons.due(session) == []
+    database = client.app[LOOP].database
+    async with database.read() as session:
+        assert [one.id for one in await comparisons.due(session)] == ([gone] if database.shared else [])
 
 
 async def test_a_promotion_waits_for_a_registry_that_can_be_read(client: Client) -> None:
@@ -210,6 +211,16 @@ async def test_a_promotion_waits_for_a_registry_that_can_be_read(client: Client)
     assert (await vote(client, number, 2, "tie"))["data"]["promoted"]
 
 
+@pytest.mark.postgresql_only
+async def test_an_adapter_of_another_servers_home_stays_due(client: Client) -> None:
+    """Here nothing is promoted; there the next vote, or start, promotes."""
+    number = await stored(client, 2, promotes=True, promotion="due")
+    assert (await vote(client, number, 1, "tie"))["data"]["promoted"] is False
+    _put(client)
+    assert (await vote(client, number, 2, "tie"))["data"]["promoted"] is True
+
+
+@pytest.mark.sqlite_only
 async def test_an_adapter_that_is_gone_is_not_promoted(client: Client) -> None:
     """The answer says so; the votes stay readable."""
     number = await stored(client, 1, promotes=True, promotion="due")
