@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -28,10 +29,12 @@ from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import adapters, process, pruning, run_folder
 from prefanno.training.config import SAVE, RunConfig
-from prefanno.training.keepers import TICK_S, Keepers, train_script
+from prefanno.training.keepers import Keepers, train_script
 from prefanno.training.log import Line, RunLog
 from prefanno.training.news import Channel, Follower, Status
 
+TICK_S = 0.02  # between two looks at the log: what a line waits for at most
+LOOK_S = 0.1  # between two looks at the keeper, which cost more
 AGAIN_S = 2.0  # after which what could not be followed is tried again
 SAVE_S = 300.0  # that a step, and the checkpoint after it, may take when a run is to stop after saving
 STOP_S = 30.0  # after which a stop says what still lives: the keeper needs its time of grace, and the system some
@@ -208,11 +211,17 @@ class Supervisor:
     async def _follow_to_end(self, folder: Path) -> None:
         keeper = await self._keeper(folder)
         while keeper is not None and await asyncio.to_thread(self._keepers.alive, keeper, folder):
+            await self._publish_a_while()
+        await self._keepers.end_rest(folder)
+        await self.news.publish_rest()
+
+    async def _publish_a_while(self) -> None:
+        """Tell what comes, until it is time to look at the keeper again."""
+        end = time.monotonic() + LOOK_S
+        while time.monotonic() < end:
             await self.news.publish()
             if self.news.log.at_end:
                 await asyncio.sleep(TICK_S)
-        await self._keepers.end_rest(folder)
-        await self.news.publish_rest()
 
     async def _settled(self, run: Run, outcome: dict[str, Any]) -> Run:
         """Write down how the run ended; only then is there room for the next."""

@@ -121,14 +121,15 @@ async def _serve(socket: web.WebSocketResponse, client: _Client, runs: Path) -> 
     else:
         await socket.send_str(_history(_id(current), _newest(lines)))
     await socket.send_str(_text(Status(running), None))
-    sender = asyncio.create_task(_send(socket, client.news))
+    tasks = [asyncio.create_task(_send(socket, client.news)), asyncio.create_task(_beat(client.news))]
     try:
         async for message in socket:
             if message.type is WSMsgType.TEXT and message.data == "ping" and client.news.qsize() < BACKLOG:
                 client.news.put_nowait(HEARTBEAT)
     finally:
-        sender.cancel()
-        await asyncio.gather(sender, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _read(folder: Path, after: int, until: int | None) -> AsyncIterator[list[Line]]:
@@ -141,19 +142,17 @@ async def _read(folder: Path, after: int, until: int | None) -> AsyncIterator[li
 
 
 async def _send(socket: web.WebSocketResponse, news: asyncio.Queue[str]) -> None:
-    """Send the news in order, and a heartbeat every `HEARTBEAT_S`."""
-    clock = asyncio.get_running_loop().time
-    beat = clock() + HEARTBEAT_S
+    """Send the news in their order."""
     with contextlib.suppress(ConnectionError):
         while True:
-            text = HEARTBEAT
-            if clock() < beat:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout_at(beat):
-                        text = await news.get()
-            if clock() >= beat:
-                beat += HEARTBEAT_S
-            await socket.send_str(text)
+            await socket.send_str(await news.get())
+
+
+async def _beat(news: asyncio.Queue[str]) -> None:
+    """A heartbeat every `HEARTBEAT_S`, among the news."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        news.put_nowait(HEARTBEAT)
 
 
 async def _folder(request: web.Request, run: int) -> Path:

@@ -142,7 +142,8 @@ async def test_whatever_people_do_at_once_one_trainer_runs(
     seed: int, settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """40 times three people start, stop, resume and start twice at once, with a restart in between."""
-    monkeypatch.setattr(supervisor, "TICK_S", 0.002)
+    for name in ("TICK_S", "LOOK_S"):
+        monkeypatch.setattr(supervisor, name, 0.002)
     await add(database, SINGLE)
     dice = random.Random(seed)
     keepers = _Keepers(dice)
