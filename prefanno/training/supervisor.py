@@ -241,7 +241,8 @@ class Supervisor:
             try:
                 async with self._database.read() as session:
                     ended = await runs.ended(session)
-                await asyncio.to_thread(pruning.prune, self._settings, ended)
+                if ended:
+                    await asyncio.to_thread(pruning.prune, self._settings, ended)
             except Exception:
                 log.exception("what is old could not be removed")
 
