@@ -40,7 +40,7 @@ GRACE_S = 5.0
 TICK_S = 0.1
 CHUNK = 1 << 16
 PR_SET_CHILD_SUBREAPER = 36
-RESERVE, RESERVED = Path(".reserve"), 1 << 14  # bytes on the disk that exit.json, and the folder's entry, will need
+RESERVE, RESERVED = Path(".reserve"), 1 << 12  # bytes on the disk that exit.json, and the folder's entry, will need
 QUERY = ("nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits")
 QUERY_S, FREED_S = 10.0, 10.0
 SLACK_MIB = 256  # that other programs may have taken meanwhile
