@@ -37,4 +37,4 @@ def test_votes_are_summed_up(votes: tuple[int, int, int], win_rate: float | None
     found = standing(Tally(sum(votes), sum(votes), 2 * sum(votes), *votes))
     assert (found.win_rate, found.verdict) == (win_rate, verdict) and found.verdict in VERDICTS
     assert 0 <= found.interval.low <= (0.5 if win_rate is None else win_rate) <= found.interval.high <= 1
-    assert found.more_votes is None or verdict == "undecided"
+    assert (found.more_votes == 0) == (verdict != "undecided")

@@ -416,10 +416,11 @@ async def test_a_forged_run_json_signals_nobody(
 ) -> None:
     """Whoever run.json names when a run is taken up, only processes that the run itself started get a signal."""
     sent: set[int] = set()
-    async with supervising(settings, database, "sleep 1000") as training:
+    async with supervising(settings, database, "sleep 1000; true") as training:
         run = await training.start(config_of(), *NOTHING)
         file = settings.runs / str(run.id) / "run.json"
         await until(file.exists)
+        await until(lambda: len(process.living(file.parent)) == 3)  # keeper, script and sleep
     real = json.loads(file.read_text())
     stranger = await asyncio.create_subprocess_exec("sleep", "1000")
     file.write_text(json.dumps(process.identity(stranger.pid) if pid == "stranger" else {**real, "pid": pid}))

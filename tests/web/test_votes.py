@@ -179,7 +179,7 @@ async def test_who_loses_is_said_plainly(client: Client) -> None:
         shown = await for_adapter(client, one["round"])
         await vote(client, number, one["round"], "left" if shown == "right" else "right")
     data = await standing(client, number)
-    assert (data["verdict"], data["more_votes"]) == ("worse", None)
+    assert (data["verdict"], data["more_votes"]) == ("worse", 0)
     assert data["message"].startswith(f"{NEW} 不如 base（胜率 0%")
 
 
