@@ -27,7 +27,7 @@ class Reply(NamedTuple):
 class Standing:
     """What the votes say of the adapter: its win rate, a tie being half a win, with an interval, and the verdict.
 
-    `more_votes` is about how many more would decide it: 0 where it is decided, None where nobody knows, or beyond reach.
+    `more_votes` is about how many more would decide it: 0 where it is, None where nobody knows or out of reach.
     """
 
     win_rate: float | None
