@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from prefanno.db import runs
 from prefanno.db.engine import Database
 from prefanno.db.models import Run, now
-from prefanno.errors import NoTraining, StopFailed, StorageFull, TrainingRunning
+from prefanno.errors import NoTraining, PrefannoError, StopFailed, StorageFull, TrainingRunning
 from prefanno.settings import Settings
 from prefanno.snapshot import Manifest
 from prefanno.training import adapters, process, pruning, run_folder
@@ -228,8 +228,9 @@ class Supervisor:
         ended = {"ended_at": now(), **outcome}
         try:
             run = await self._database.write(lambda session: _end(session, run.id, ended))
-        except Exception:  # the files hold the truth: the next start of the server settles the row again
-            log.exception("the end of run %d could not be stored", run.id)
+        except Exception as error:  # the files hold the truth: the next start of the server settles the row again
+            known = isinstance(error, PrefannoError)  # a full disk needs no traceback
+            log.warning("the end of run %d could not be stored: %s", run.id, error, exc_info=not known)
             _change(run, ended)
         self.last_run, self.running = run, False
         self.news.tell(Status(running=False))
